@@ -1,0 +1,64 @@
+# make demo    the embedded study, from simulated raw scans to table, figures and report
+# make test    all tests
+# make lint    layout and lint of Python and Snakemake files
+# make lock    write requirements.lock anew from pyproject.toml
+
+PYTHON ?= python3
+CORES ?= all
+ENVIRONMENT := .venv/installed
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+# Byte code is written once, at the install: without it each job would compile its imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+# The recipe of `demo`, under its lock.
+.PHONY: demo-run
+.PHONY: help install demo test lint format lock clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+install: $(ENVIRONMENT)
+
+$(ENVIRONMENT): requirements.lock
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'brainuad needs Python 3.11 or later; name one by: make PYTHON=python3.12')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet "uv>=0.5"
+	$(BIN)/uv pip install --quiet --python .venv --require-hashes --compile-bytecode -r requirements.lock
+	touch $@
+
+# One run at a time: a second waits. A killed run leaves Snakemake's own lock behind, which the next one lifts.
+FLOCK := $(if $(shell command -v flock),flock demo/results/.running)
+
+demo: $(ENVIRONMENT)
+	@mkdir -p demo/results
+	@$(FLOCK) $(MAKE) --no-print-directory demo-run
+
+demo-run:
+	@snakemake --directory demo --unlock --quiet all
+	snakemake --directory demo --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet host rules reason \
+		--report results/report.html --report-after-run
+	@echo; cat demo/results/table2.md; echo
+	@echo "All scans of this study are simulated. The table above: demo/results/table2.md"
+	@echo "Figure: demo/results/figures/qualitative.png"
+	@echo "Report: demo/results/report.html"
+
+test: $(ENVIRONMENT)
+	$(BIN)/python -m pytest
+
+lint: $(ENVIRONMENT)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+
+format: $(ENVIRONMENT)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile rules
+
+lock: $(ENVIRONMENT)
+	$(BIN)/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes --quiet --custom-compile-command "make lock" -o requirements.lock
+
+clean:
+	rm -rf demo/results demo/.snakemake

@@ -1,0 +1,28 @@
+"""Benchmark of unsupervised anomaly detection in brain MRI: from raw scans to the comparison table."""
+
+from snakemake.utils import min_version
+
+min_version("9.16")
+
+
+configfile: "config/config.yaml"
+
+
+report: "rules/report/workflow.rst"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/preprocess.smk"
+include: "rules/samples.smk"
+include: "rules/models.smk"
+include: "rules/compare.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/comparison.tsv",
+        multiext("results/table2", ".md", ".tex", ".csv"),
+        multiext("results/figures/", "qualitative.png", "learning_curves.png"),
+        collect("results/quality/{dataset}.tsv", dataset=scans),

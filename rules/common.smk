@@ -1,0 +1,114 @@
+"""The validated configuration, the datasets' scans, and the lookups that rules share."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from brainuad.configuration import check, is_floor
+from brainuad.manifest import check_splits, chunks, read_datasets
+
+try:
+    config.update(check(config, ROOT / "config/schema/config.schema.yaml"))
+    scans = read_datasets(config["datasets"])
+    check_splits(scans, config["datasets"], config["training"]["datasets"], config["seed"])
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
+
+jobs = {dataset: chunks(table, config["preprocessing"]["scans_per_job"]) for dataset, table in scans.items()}
+synthetic_datasets = [dataset for dataset, entry in config["datasets"].items() if entry["from"]]
+models, seeds = config["models"], config["training"]["seeds"]
+
+
+wildcard_constraints:
+    dataset="|".join(config["datasets"]),
+    scan="sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?",
+    chunk="[0-9]+",
+    model="|".join(models),
+    seed="[0-9]+",
+
+
+def raw_scans(wildcards):
+    """The files of one preprocessing job; a file that is missing is set aside by the job, with its reason."""
+    entry, table = config["datasets"][wildcards.dataset], jobs[wildcards.dataset][wildcards.chunk]
+    files = [name for column in ("t1w", "lesion") for name in table[column] if name]
+    return files if entry["phantom"] else [name for name in files if Path(name).exists()]
+
+
+def scan_rows(wildcards):
+    """The scans of one preprocessing job, with what the dataset declares about them."""
+    columns = ["scan", "subject", "session", "t1w", "lesion"]
+    rows = jobs[wildcards.dataset][wildcards.chunk][columns].to_dict("records")
+    return [
+        {**row, "skull_stripped": config["datasets"][wildcards.dataset]["skull_stripped"]} for row in rows
+    ]
+
+
+def dataset_chunks(wildcards):
+    """The tables of all preprocessing jobs of a dataset."""
+    return collect(
+        "results/preprocess/{dataset}/chunk-{chunk}.tsv",
+        dataset=wildcards.dataset,
+        chunk=jobs[wildcards.dataset],
+    )
+
+
+def dataset_manifest(wildcards):
+    """The manifest of a dataset, if it has one: groups, ages and sites are read from it."""
+    return [name for name in [config["datasets"][wildcards.dataset]["manifest"]] if name]
+
+
+def source_samples(wildcards):
+    """The sample set that a synthetic dataset is made from."""
+    return sample_set(config["datasets"][wildcards.dataset]["from"])
+
+
+def sample_set(dataset):
+    """The four files of a dataset's sample set."""
+    return multiext(f"results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv")
+
+
+def training_samples(wildcards):
+    """The sample sets that models are trained on."""
+    return [name for dataset in config["training"]["datasets"] for name in sample_set(dataset)]
+
+
+def upstream_model(wildcards):
+    """The weights of the model that this one requires, trained with the same seed."""
+    required = models[wildcards.model]["requires"]
+    return [f"results/train/{required}/{wildcards.seed}/model.safetensors"] if required else []
+
+
+def model_digest(wildcards):
+    """Hash of the model's own file: editing it trains that model again, touching it does not."""
+    filename = models[wildcards.model]["class"].split(".")[0] + ".py"
+    return hashlib.sha256((ROOT / "scripts/brainuad/models" / filename).read_bytes()).hexdigest()
+
+
+def figure_datasets():
+    """The healthy and the anomalous dataset that the qualitative figure shows; without synthetic ones, the first and the last."""
+    names = list(config["datasets"])
+    return next(
+        ([entry["from"], name] for name, entry in config["datasets"].items() if entry["from"]),
+        [names[0], names[-1]],
+    )
+
+
+def table_settings(wildcards):
+    """What the comparison has to know about the study."""
+    labels = {
+        name: {"label": entry["label"] or name, "floor": is_floor(entry)} for name, entry in models.items()
+    }
+    shared = {key: config[key] for key in ("study", "simulated")}
+    return {**shared, **config["comparison"], "datasets": list(config["datasets"]), "models": labels}
+
+
+def figure_settings(wildcards):
+    """What the figures have to know about the study."""
+    healthy, anomalous = figure_datasets()
+    labels = {name: entry["label"] or name for name, entry in models.items()}
+    return {"healthy": healthy, "anomalous": anomalous, "models": labels, "simulated": config["simulated"]}

@@ -1,0 +1,109 @@
+"""
+Measure every model on every dataset and put the numbers side by side.
+
+inputs    results/score/{model}/{seed}/{dataset}/, results/train/{model}/{seed}/     from models.smk
+outputs   results/metrics/{model}/{seed}/{dataset}.tsv     long format: one row a number
+          results/comparison.tsv, results/table2.*         wide view; the paper's Table 2
+          results/figures/                                 the paper's Figure 2; learning curves
+"""
+
+
+rule metrics:
+    """Measure one model on one dataset."""
+    input:
+        score=multiext(
+            "results/score/{model}/{seed}/{dataset}/", "map.npy", "reconstruction.npy", "table.tsv"
+        ),
+        samples=multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv"),
+    output:
+        "results/metrics/{model}/{seed}/{dataset}.tsv",
+    log:
+        "results/logs/metrics/{model}/{seed}/{dataset}.log",
+    benchmark:
+        "results/benchmarks/metrics/{model}/{seed}/{dataset}.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    script:
+        "../scripts/metrics.py"
+
+
+rule comparison:
+    """Put the numbers of all models, seeds and datasets side by side."""
+    input:
+        metrics=collect(
+            "results/metrics/{model}/{seed}/{dataset}.tsv",
+            model=models,
+            seed=seeds,
+            dataset=config["datasets"],
+        ),
+        costs=collect("results/train/{model}/{seed}/cost.json", model=models, seed=seeds),
+    output:
+        comparison=report(
+            "results/comparison.tsv",
+            caption="report/comparison.rst",
+            category="Results",
+            labels={"show": "all numbers"},
+        ),
+        markdown="results/table2.md",
+        latex="results/table2.tex",
+        csv=report(
+            "results/table2.csv", caption="report/table2.rst", category="Results", labels={"show": "Table 2"}
+        ),
+    log:
+        "results/logs/comparison.log",
+    benchmark:
+        "results/benchmarks/comparison.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        settings=table_settings,
+    script:
+        "../scripts/comparison.py"
+
+
+rule figures:
+    """Draw the paper's Figure 2 and the learning curves."""
+    input:
+        score=collect(
+            "results/score/{model}/{seed}/{dataset}/map.npy",
+            model=models,
+            seed=seeds[0],
+            dataset=figure_datasets(),
+        ),
+        sample_set=collect("results/samples/{dataset}/table.tsv", dataset=figure_datasets()),
+        history=collect("results/train/{model}/{seed}/history.tsv", model=models, seed=seeds[0]),
+    output:
+        qualitative=report(
+            "results/figures/qualitative.png",
+            caption="report/qualitative.rst",
+            category="Results",
+            labels={"show": "maps"},
+        ),
+        learning_curves=report(
+            "results/figures/learning_curves.png",
+            caption="report/learning_curves.rst",
+            category="Training",
+            labels={"show": "learning curves"},
+        ),
+    log:
+        "results/logs/figures.log",
+    benchmark:
+        "results/benchmarks/figures.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        settings=figure_settings,
+    script:
+        "../scripts/figures.py"

@@ -1,0 +1,71 @@
+"""
+Train each model on healthy samples, then score every dataset with it.
+
+inputs    results/samples/{dataset}/                  from samples.smk
+          resources/lpips/                            the trunk of the perceptual distance, shipped
+outputs   results/train/{model}/{seed}/               weights, their description, history, cost
+          results/score/{model}/{seed}/{dataset}/     reconstructions, anomaly maps and their components
+"""
+
+
+rule train:
+    """Fit one model on the healthy training samples. Killed, it goes on from its last checkpoint."""
+    input:
+        samples=training_samples,
+        upstream=upstream_model,
+    output:
+        model="results/train/{model}/{seed}/model.safetensors",
+        description="results/train/{model}/{seed}/model.json",
+        history="results/train/{model}/{seed}/history.tsv",
+        cost="results/train/{model}/{seed}/cost.json",
+    log:
+        "results/logs/train/{model}/{seed}.log",
+    benchmark:
+        "results/benchmarks/train/{model}/{seed}.tsv"
+    conda:
+        "../envs/learning.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        entry=lookup("models/{model}", within=config),
+        training=lookup("training", within=config),
+        code=model_digest,
+    script:
+        "../scripts/train.py"
+
+
+rule score:
+    """Reconstruct the samples of a dataset and map their anomalies."""
+    input:
+        model="results/train/{model}/{seed}/model.safetensors",
+        description="results/train/{model}/{seed}/model.json",
+        samples=multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv"),
+        trunk=ROOT / "resources/lpips/alexnet_features.safetensors",
+    output:
+        multiext(
+            "results/score/{model}/{seed}/{dataset}/",
+            "map.npy",
+            "reconstruction.npy",
+            "residual.npy",
+            "perceptual.npy",
+            "table.tsv",
+        ),
+    log:
+        "results/logs/score/{model}/{seed}/{dataset}.log",
+    benchmark:
+        "results/benchmarks/score/{model}/{seed}/{dataset}.tsv"
+    conda:
+        "../envs/learning.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=60,
+    params:
+        settings=lookup("scoring", within=config),
+        device=lookup("training/device", within=config),
+    script:
+        "../scripts/score.py"

@@ -1,0 +1,65 @@
+"""
+Bring raw scans into template space and look at what came out.
+
+inputs    the raw scans of each dataset's manifest, or results/phantom/ from data.smk
+outputs   results/preprocess/{dataset}/        per scan: T1, brain mask, lesion mask, transforms, quality.json;
+                                               per job: a table of its scans, with the reason of each that was set aside
+          results/quality/{dataset}.tsv,png    the table that decides in or out, and a montage
+steps     N4 bias correction, brain mask, affine registration to the template, intensity normalisation
+"""
+
+
+rule preprocess:
+    """Preprocess the scans of one job; a bad scan is set aside and never stops the others."""
+    input:
+        raw_scans,
+    output:
+        "results/preprocess/{dataset}/chunk-{chunk}.tsv",
+    log:
+        "results/logs/preprocess/{dataset}/{chunk}.log",
+    benchmark:
+        "results/benchmarks/preprocess/{dataset}/{chunk}.tsv"
+    conda:
+        "../envs/imaging.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        scans=scan_rows,
+        settings=lookup("preprocessing", within=config),
+    script:
+        "../scripts/preprocess.py"
+
+
+rule quality:
+    """Gather the quality measures of a dataset, flag outliers, decide what is left out."""
+    input:
+        dataset_chunks,
+    output:
+        table=report(
+            "results/quality/{dataset}.tsv",
+            caption="report/quality_table.rst",
+            category="Quality control",
+            labels={"dataset": "{dataset}", "show": "table"},
+        ),
+        montage=report(
+            "results/quality/{dataset}.png",
+            caption="report/quality_montage.rst",
+            category="Quality control",
+            labels={"dataset": "{dataset}", "show": "montage"},
+        ),
+    log:
+        "results/logs/quality/{dataset}.log",
+    benchmark:
+        "results/benchmarks/quality/{dataset}.tsv"
+    conda:
+        "../envs/imaging.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        settings=lookup("quality", within=config),
+    script:
+        "../scripts/quality.py"

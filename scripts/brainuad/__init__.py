@@ -1,0 +1,26 @@
+"""brainuad: the research library behind the benchmark of unsupervised anomaly detection in brain MRI.
+
+The data walks through the modules in this order; imports walk the other way and never back.
+
+==================  ==============================================================================
+configuration       the closed schema of a study's ``config.yaml`` and its cross-references
+manifest            datasets as tables of scans; subjects split by a seeded hash
+phantom             simulated raw T1 volumes of known truth
+volumes             N4, brain mask, registration, normalisation: image → image
+preprocessing       raw scans of a dataset → scans in template space, bad ones set aside
+quality             measures of a preprocessed scan; the table that decides in or out
+samples             scans in template space → memory-mapped sample sets
+synthetic           sample sets with synthetic anomalies of known place
+models              the ``Detector`` contract and one file a model
+augmentation        random affine maps of a batch, on its device
+training            fits any ``Detector``: schedule, checkpoints, resume, cost
+perceptual          smoothed LPIPS distance maps
+scoring             trained model × sample set → reconstructions and anomaly maps
+metrics             anomaly maps and masks → numbers in long format
+comparison          the numbers of all models → the comparison table
+figures             the qualitative grid and the learning curves
+runtime             what all jobs share: the log, the end with the workflow
+==================  ==============================================================================
+
+Nothing is imported here: every job of a cluster pays for what it imports.
+"""

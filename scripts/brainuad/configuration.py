@@ -1,0 +1,202 @@
+"""The configuration of a study: defaults, closed schema, cross-references.
+
+Each mistake stops the run with one sentence that names the key and, where one is near, the name that was probably meant.
+"""
+
+import ast
+import copy
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+__all__ = ["ConfigurationError", "check", "is_floor", "model_classes", "nearest"]
+
+SOURCES = ("manifest", "phantom", "from")
+MODELS = Path(__file__).parent / "models"
+
+
+class ConfigurationError(ValueError):
+    """A study that cannot be run as configured; the message is a sentence for the user."""
+
+
+def check(config: dict, schema: Path) -> dict:
+    """Return the configuration with all defaults filled in.
+
+    Args:
+        config: what the user wrote.
+        schema: the JSON schema in YAML.
+
+    Raises:
+        ConfigurationError: for the first mistake found.
+    """
+    rules = yaml.safe_load(Path(schema).read_text())
+    refuse_wrong_values(config, rules)
+    filled = fill(config, rules)
+    check_datasets(filled)
+    check_samples(filled)
+    check_models(filled)
+    return filled
+
+
+def refuse_wrong_values(config: dict, rules: dict) -> None:
+    """Turn the most telling violation of the schema into a sentence."""
+    errors = list(jsonschema.Draft202012Validator(rules).iter_errors(config))
+    if errors:
+        raise ConfigurationError(sentence(min(errors, key=lambda error: (error.validator != "additionalProperties", len(error.path)))))
+
+
+def sentence(error: jsonschema.ValidationError) -> str:
+    """Say in words what a violation of the schema is."""
+    key = ".".join(str(part) for part in error.absolute_path)
+    value = error.instance
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        unknown = next(name for name in value if name not in known)
+        full = f"{key}.{unknown}" if key else str(unknown)
+        return f"`{full}` is not a known key{nearest(str(unknown), known)}."
+    if error.validator == "type":
+        hint = "; write 1.0e-4, not 1e-4" if isinstance(value, str) and is_number(value) else ""
+        wanted = error.validator_value if isinstance(error.validator_value, str) else " or ".join(error.validator_value)
+        return f"`{key}` must be of type {wanted}, but {value!r} is of type {type(value).__name__}{hint}."
+    if error.validator == "required":
+        missing = next(name for name in error.validator_value if name not in value)
+        return f"`{key}` lacks the key `{missing}`."
+    if error.validator == "enum":
+        choices = ", ".join(str(choice) for choice in error.validator_value)
+        return f"`{key}` is {value!r}, which is none of {choices}{nearest(str(value), error.validator_value)}."
+    if error.validator in ("minProperties", "minItems"):
+        return f"`{key}` is empty: it needs at least {error.validator_value} entry."
+    if error.validator == "propertyNames" or error.validator == "pattern":
+        return f"`{key}`: the name {value!r} may hold small letters, digits and underscores only and starts with a letter."
+    return f"`{key}`: {error.message}."
+
+
+def is_number(text: str) -> bool:
+    """Whether a text reads as a number; YAML takes ``1e-4`` for a text."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def nearest(name: str, known: Iterable) -> str:
+    """Phrase the nearest known name as a question, or list what is known if none is near."""
+    known = [str(candidate) for candidate in known]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return f"; known are {', '.join(known)}" if known else ""
+
+
+def fill(value, rules: dict):
+    """Return a copy of a value with the defaults of its schema, at every depth."""
+    if not isinstance(value, dict):
+        return copy.deepcopy(value)
+    filled = {name: rule["default"] for name, rule in rules.get("properties", {}).items() if "default" in rule}
+    filled.update(value)
+    other = rules.get("additionalProperties")
+    other = other if isinstance(other, dict) else {}
+    return {name: fill(entry, rules.get("properties", {}).get(name, other)) for name, entry in filled.items()}
+
+
+def refer(key: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a reference to something that is not there."""
+    known = list(known)
+    if name not in known:
+        raise ConfigurationError(f"`{key}` names {name!r}, which does not exist{nearest(name, known)}.")
+
+
+def check_datasets(config: dict) -> None:
+    """One source each; ``from`` names a dataset with scans; splits sum to 1; the training datasets exist."""
+    datasets = config["datasets"]
+    own = [name for name, entry in datasets.items() if entry["from"] is None]
+    for name, entry in datasets.items():
+        given = [source for source in SOURCES if entry[source] is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ConfigurationError(f"`datasets.{name}` needs exactly one source of {', '.join(SOURCES)}; found {found}.")
+        if entry["from"] is not None:
+            refer(f"datasets.{name}.from", entry["from"], own)
+        elif abs(sum(entry["split"].values()) - 1) > 1e-6:
+            raise ConfigurationError(
+                f"`datasets.{name}.split` sums to {sum(entry['split'].values()):g}; its three shares must sum to 1."
+            )
+        for key in ("size", "intensity"):
+            if entry["from"] is not None and entry["anomalies"][key][0] > entry["anomalies"][key][1]:
+                raise ConfigurationError(f"`datasets.{name}.anomalies.{key}` must be [smallest, largest].")
+    for name in config["training"]["datasets"]:
+        refer("training.datasets", name, own)
+        if datasets[name]["split"]["train"] == 0:
+            raise ConfigurationError(f"`training.datasets` names {name!r}, but `datasets.{name}.split.train` is 0.")
+
+
+def check_samples(config: dict) -> None:
+    """Slices need positions; the quality percentiles must be in order."""
+    samples = config["samples"]
+    if len(samples["size"]) == 2 and not samples["positions"]:
+        raise ConfigurationError("`samples.positions` is empty: slices need at least one position in mm.")
+    low, high = (config["preprocessing"]["normalization"][key] for key in ("low", "high"))
+    if low >= high:
+        raise ConfigurationError(f"`preprocessing.normalization.low` ({low:g}) must be below `high` ({high:g}).")
+
+
+def check_models(config: dict) -> None:
+    """Each class exists, takes the parameters it is given, and requires models that exist, without a circle."""
+    classes = model_classes()
+    for name, entry in config["models"].items():
+        if entry["class"] not in classes:
+            raise ConfigurationError(
+                f"`models.{name}.class` is {entry['class']!r}, which is not in scripts/brainuad/models{nearest(entry['class'], classes)}."
+            )
+        for parameter in entry["params"]:
+            if parameter not in classes[entry["class"]]:
+                raise ConfigurationError(
+                    f"`models.{name}.params.{parameter}` is not a parameter of {entry['class']}"
+                    f"{nearest(parameter, classes[entry['class']])}."
+                )
+        follow_requires(name, config["models"])
+
+
+def follow_requires(name: str, models: dict) -> None:
+    """Walk up what a model builds on; refuse a name that is not there and a circle."""
+    seen = [name]
+    while (required := models[seen[-1]]["requires"]) is not None:
+        refer(f"models.{seen[-1]}.requires", required, [other for other in models if other != seen[-1]])
+        if required in seen:
+            raise ConfigurationError(f"`models.{name}.requires` goes in a circle: {' → '.join([*seen, required])}.")
+        seen.append(required)
+
+
+def model_classes() -> dict[str, list[str]]:
+    """Map ``module.Class`` of each model to the names of its parameters.
+
+    The files are parsed, not imported: importing torch would cost every job seconds.
+    """
+    found = {}
+    for path in sorted(MODELS.glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and path.stem not in ("__init__", "detector"):
+                found[f"{path.stem}.{node.name}"] = parameters(node)
+    return {name: names for name, names in found.items() if names is not None}
+
+
+def parameters(node: ast.ClassDef) -> list[str] | None:
+    """Names of a model's own constructor arguments; None for a class that is not a model."""
+    assigned = [item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+    assigned += [target.id for item in node.body if isinstance(item, ast.Assign) for target in item.targets if isinstance(target, ast.Name)]
+    if "tiny" not in assigned:
+        return None
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            names = [argument.arg for argument in (*item.args.args, *item.args.kwonlyargs)]
+            return [name for name in names if name not in ("self", "size", "upstream")]
+    return []
+
+
+def is_floor(entry: dict) -> bool:
+    """Whether a model's entry is a no-learning floor."""
+    return entry["class"].startswith("floors.")

@@ -1,0 +1,204 @@
+"""Datasets as tables of scans, and the split of their subjects.
+
+Every dataset, whatever its source, becomes a table with one row a scan and the columns of ``COLUMNS``. A scan is named
+``sub-<subject>[_ses-<session>]``. The subject is the unit of every split.
+
+Imports pandas and nothing heavier: each job of a cluster parses the workflow anew.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+import pandas as pd
+
+__all__ = [
+    "COLUMNS",
+    "ManifestError",
+    "check_splits",
+    "chunks",
+    "read_datasets",
+    "read_manifest",
+    "read_scans",
+    "split_of",
+]
+
+REQUIRED = ("subject", "t1w")
+OPTIONAL = ("session", "lesion", "group", "age", "sex", "site")
+COLUMNS = ("scan", *REQUIRED, *OPTIONAL)
+LABEL = re.compile(r"[A-Za-z0-9]+")  # what BIDS allows in a subject or session label
+
+
+class ManifestError(ValueError):
+    """A dataset that cannot be read; the message is a sentence for the user."""
+
+
+def read_scans(dataset: str, entry: dict) -> pd.DataFrame:
+    """Read the scans of a dataset that has scans of its own (``manifest`` or ``phantom``).
+
+    Args:
+        dataset: its name in the configuration.
+        entry: its validated configuration.
+
+    Returns:
+        One row a scan, the columns of ``COLUMNS``, missing values as empty strings; relative paths of a manifest are
+        resolved against the manifest's folder.
+
+    Raises:
+        ManifestError: the manifest is missing, malformed or empty.
+    """
+    if entry["phantom"] is not None:
+        return phantom_scans(dataset, entry["phantom"]["subjects"])
+    return read_manifest(Path(entry["manifest"]))
+
+
+def phantom_scans(dataset: str, subjects: int) -> pd.DataFrame:
+    """List the scans of a simulated dataset. Labels carry the dataset's name: no two datasets share a subject."""
+    prefix = re.sub(r"[^A-Za-z0-9]", "", dataset)
+    width = max(3, len(str(subjects)))
+    table = pd.DataFrame({"subject": [f"{prefix}{i + 1:0{width}d}" for i in range(subjects)]})
+    table["scan"] = "sub-" + table["subject"]
+    table["t1w"] = [f"results/phantom/{dataset}/{scan}/t1w.nii.gz" for scan in table["scan"]]
+    table["site"] = dataset
+    return table.reindex(columns=list(COLUMNS)).fillna("")
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """Read and check a TSV with the columns ``subject`` and ``t1w`` and, if it has them, those of ``OPTIONAL``.
+
+    Raises:
+        ManifestError: with one sentence that names the file, the row, and what to do.
+    """
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, comment=None)
+    except FileNotFoundError:
+        raise ManifestError(f"The manifest {path} does not exist.") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path} is not a tab-separated table ({error}).") from None
+    table.columns = [str(column).strip() for column in table.columns]
+    table = table.apply(lambda column: column.str.strip()).replace({"n/a": ""})
+    check_columns(path, table)
+    if table.empty:
+        raise ManifestError(f"{path} lists no scan: add one row for each T1 volume.")
+    check_labels(path, table)
+    table = table.reindex(columns=[*REQUIRED, *OPTIONAL]).fillna("")
+    table["scan"] = scan_names(table)
+    check_unique(path, table)
+    for column in ("t1w", "lesion"):
+        table[column] = [resolve(path, name, column, row) for row, name in enumerate(table[column], start=2)]
+    return table[list(COLUMNS)]
+
+
+def scan_names(table: pd.DataFrame) -> pd.Series:
+    """Name each scan ``sub-<subject>[_ses-<session>]``."""
+    return "sub-" + table["subject"] + table["session"].where(table["session"] == "", "_ses-" + table["session"])
+
+
+def check_columns(path: Path, table: pd.DataFrame) -> None:
+    """Refuse a manifest whose first line is not a header with known names."""
+    missing = [name for name in REQUIRED if name not in table.columns]
+    if missing:
+        raise ManifestError(
+            f"{path} has no column {missing[0]!r}: its first line must be a header with at least 'subject' and 't1w', "
+            f"separated by a tab; found {list(table.columns)[:5]}."
+        )
+    unknown = [name for name in table.columns if name not in (*REQUIRED, *OPTIONAL)]
+    if unknown:
+        known = ", ".join((*REQUIRED, *OPTIONAL))
+        raise ManifestError(f"{path} has a column {unknown[0]!r} that is not known; known columns are {known}.")
+
+
+def check_labels(path: Path, table: pd.DataFrame) -> None:
+    """Refuse labels that cannot be part of a file name: they name the folders of the results."""
+    for column in ("subject", "session"):
+        if column not in table:
+            continue
+        for row, label in enumerate(table[column], start=2):
+            if not (LABEL.fullmatch(label) or (column == "session" and label == "")):
+                raise ManifestError(
+                    f"{path}, line {row}: the {column} {label!r} must be letters and digits only (write sub-01_b as 01b)."
+                )
+
+
+def check_unique(path: Path, table: pd.DataFrame) -> None:
+    """Refuse two rows for one scan."""
+    repeated = table["scan"][table["scan"].duplicated()]
+    if len(repeated):
+        lines = [str(i + 2) for i in table.index[table["scan"] == repeated.iloc[0]]]
+        raise ManifestError(
+            f"{path}, lines {' and '.join(lines)}: {repeated.iloc[0]} is listed more than once; "
+            "give each scan its own 'session' or delete the extra row."
+        )
+
+
+def resolve(manifest: Path, name: str, column: str, row: int) -> str:
+    """Resolve a path of a manifest against the manifest's folder."""
+    if name == "":
+        if column == "t1w":
+            raise ManifestError(f"{manifest}, line {row}: the path in column 't1w' is empty.")
+        return ""
+    if ".." in Path(name).parts:
+        raise ManifestError(
+            f"{manifest}, line {row}: {name} leads out of the manifest's folder; write an absolute path if it is meant."
+        )
+    return str(manifest.parent / name)
+
+
+def split_of(subject: str, fractions: dict[str, float], seed: int) -> str:
+    """Assign a subject to ``train``, ``validation`` or ``test``.
+
+    A hash of seed and subject alone decides: adding, removing or reordering subjects moves no other, and a subject with
+    several sessions, or in several datasets of equal fractions, stays on one side.
+
+    Args:
+        fractions: shares of the three splits, summing to 1.
+    """
+    digest = hashlib.sha256(f"{seed}:{subject}".encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    if position < fractions["test"]:
+        return "test"
+    return "validation" if position < fractions["test"] + fractions["validation"] else "train"
+
+
+def chunks(scans: pd.DataFrame, scans_per_job: int) -> dict[str, pd.DataFrame]:
+    """Cut a table of scans into consecutive jobs, keyed ``0001``, ``0002``, …"""
+    starts = range(0, len(scans), scans_per_job)
+    return {f"{i:04d}": scans.iloc[first : first + scans_per_job] for i, first in enumerate(starts, start=1)}
+
+
+def read_datasets(datasets: dict[str, dict]) -> dict[str, pd.DataFrame]:
+    """Read the scans of all datasets that have scans of their own.
+
+    Raises:
+        ManifestError: a manifest is missing (all that are missing are named at once) or malformed.
+    """
+    own = {name: entry for name, entry in datasets.items() if entry["from"] is None}
+    missing = [
+        f"  {name}: {entry['manifest']}"
+        for name, entry in own.items()
+        if entry["manifest"] is not None and not Path(entry["manifest"]).exists()
+    ]
+    if missing:
+        raise ManifestError(
+            "These datasets have no manifest yet:\n" + "\n".join(missing) + "\n"
+            "A manifest is a TSV with the columns subject and t1w, one row a scan; config/README.md shows one and says where "
+            "the scans of the paper are asked for. To see everything run on simulated scans, without any data: make demo"
+        )
+    return {name: read_scans(name, entry) for name, entry in own.items()}
+
+
+def check_splits(scans: dict[str, pd.DataFrame], datasets: dict[str, dict], training: list[str], seed: int) -> None:
+    """Refuse a training dataset without training subjects and a source of synthetic anomalies without test subjects.
+
+    Raises:
+        ManifestError: with the dataset and what to change.
+    """
+    needed = [(name, "train", "`training.datasets`") for name in training]
+    needed += [(entry["from"], "test", f"`datasets.{name}.from`") for name, entry in datasets.items() if entry["from"]]
+    for name, split, key in needed:
+        entry = datasets[name]
+        if not any(split_of(subject, entry["split"], seed) == split for subject in scans[name]["subject"]):
+            raise ManifestError(
+                f"{key} names {name!r}, but none of its {scans[name]['subject'].nunique()} subjects falls into the split "
+                f"{split!r}: raise `datasets.{name}.split.{split}` or add subjects."
+            )

@@ -1,0 +1,9 @@
+"""Rule ``synthetic``."""
+
+from pathlib import Path
+
+from brainuad.runtime import start
+from brainuad.synthetic import synthetic
+
+start(snakemake)
+synthetic(Path(snakemake.input[0]).parent, Path(snakemake.output[0]).parent, snakemake.params.settings)
