@@ -43,9 +43,7 @@ def scan_rows(wildcards):
     """The scans of one preprocessing job, with what the dataset declares about them."""
     columns = ["scan", "subject", "session", "t1w", "lesion"]
     rows = jobs[wildcards.dataset][wildcards.chunk][columns].to_dict("records")
-    return [
-        {**row, "skull_stripped": config["datasets"][wildcards.dataset]["skull_stripped"]} for row in rows
-    ]
+    return [{**row, "skull_stripped": config["datasets"][wildcards.dataset]["skull_stripped"]} for row in rows]
 
 
 def dataset_chunks(wildcards):
@@ -100,9 +98,7 @@ def figure_datasets():
 
 def table_settings(wildcards):
     """What the comparison has to know about the study."""
-    labels = {
-        name: {"label": entry["label"] or name, "floor": is_floor(entry)} for name, entry in models.items()
-    }
+    labels = {name: {"label": entry["label"] or name, "floor": is_floor(entry)} for name, entry in models.items()}
     shared = {key: config[key] for key in ("study", "simulated")}
     return {**shared, **config["comparison"], "datasets": list(config["datasets"]), "models": labels}
 

@@ -11,9 +11,7 @@ outputs   results/metrics/{model}/{seed}/{dataset}.tsv     long format: one row 
 rule metrics:
     """Measure one model on one dataset."""
     input:
-        score=multiext(
-            "results/score/{model}/{seed}/{dataset}/", "map.npy", "reconstruction.npy", "table.tsv"
-        ),
+        score=multiext("results/score/{model}/{seed}/{dataset}/", "map.npy", "reconstruction.npy", "table.tsv"),
         samples=multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv"),
     output:
         "results/metrics/{model}/{seed}/{dataset}.tsv",
@@ -50,9 +48,7 @@ rule comparison:
         ),
         markdown="results/table2.md",
         latex="results/table2.tex",
-        csv=report(
-            "results/table2.csv", caption="report/table2.rst", category="Results", labels={"show": "Table 2"}
-        ),
+        csv=report("results/table2.csv", caption="report/table2.rst", category="Results", labels={"show": "Table 2"}),
     log:
         "results/logs/comparison.log",
     benchmark:

@@ -45,7 +45,9 @@ def refuse_wrong_values(config: dict, rules: dict) -> None:
     """Turn the most telling violation of the schema into a sentence."""
     errors = list(jsonschema.Draft202012Validator(rules).iter_errors(config))
     if errors:
-        raise ConfigurationError(sentence(min(errors, key=lambda error: (error.validator != "additionalProperties", len(error.path)))))
+        raise ConfigurationError(
+            sentence(min(errors, key=lambda error: (error.validator != "additionalProperties", len(error.path))))
+        )
 
 
 def sentence(error: jsonschema.ValidationError) -> str:
@@ -70,7 +72,9 @@ def sentence(error: jsonschema.ValidationError) -> str:
     if error.validator in ("minProperties", "minItems"):
         return f"`{key}` is empty: it needs at least {error.validator_value} entry."
     if error.validator == "propertyNames" or error.validator == "pattern":
-        return f"`{key}`: the name {value!r} may hold small letters, digits and underscores only and starts with a letter."
+        return (
+            f"`{key}`: the name {value!r} may hold small letters, digits and underscores only and starts with a letter."
+        )
     return f"`{key}`: {error.message}."
 
 
@@ -118,7 +122,9 @@ def check_datasets(config: dict) -> None:
         given = [source for source in SOURCES if entry[source] is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise ConfigurationError(f"`datasets.{name}` needs exactly one source of {', '.join(SOURCES)}; found {found}.")
+            raise ConfigurationError(
+                f"`datasets.{name}` needs exactly one source of {', '.join(SOURCES)}; found {found}."
+            )
         if entry["from"] is not None:
             refer(f"datasets.{name}.from", entry["from"], own)
         elif abs(sum(entry["split"].values()) - 1) > 1e-6:
@@ -186,8 +192,16 @@ def model_classes() -> dict[str, list[str]]:
 
 def parameters(node: ast.ClassDef) -> list[str] | None:
     """Names of a model's own constructor arguments; None for a class that is not a model."""
-    assigned = [item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
-    assigned += [target.id for item in node.body if isinstance(item, ast.Assign) for target in item.targets if isinstance(target, ast.Name)]
+    assigned = [
+        item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+    ]
+    assigned += [
+        target.id
+        for item in node.body
+        if isinstance(item, ast.Assign)
+        for target in item.targets
+        if isinstance(target, ast.Name)
+    ]
     if "tiny" not in assigned:
         return None
     for item in node.body:

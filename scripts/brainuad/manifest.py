@@ -60,7 +60,7 @@ def phantom_scans(dataset: str, subjects: int) -> pd.DataFrame:
     table["scan"] = "sub-" + table["subject"]
     table["t1w"] = [f"results/phantom/{dataset}/{scan}/t1w.nii.gz" for scan in table["scan"]]
     table["site"] = dataset
-    return table.reindex(columns=list(COLUMNS)).fillna("")
+    return table.reindex(columns=list(COLUMNS), fill_value="")
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -81,7 +81,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     if table.empty:
         raise ManifestError(f"{path} lists no scan: add one row for each T1 volume.")
     check_labels(path, table)
-    table = table.reindex(columns=[*REQUIRED, *OPTIONAL]).fillna("")
+    table = table.reindex(columns=[*REQUIRED, *OPTIONAL], fill_value="")
     table["scan"] = scan_names(table)
     check_unique(path, table)
     for column in ("t1w", "lesion"):

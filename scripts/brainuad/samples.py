@@ -56,7 +56,10 @@ class SampleSet:
     def table(self) -> pd.DataFrame:
         """One row a sample; labels are text."""
         return pd.read_csv(
-            self.folder / "table.tsv", sep="\t", dtype={name: str for name in SUBJECT_COLUMNS}, keep_default_na=False
+            self.folder / "table.tsv",
+            sep="\t",
+            dtype={name: str for name in SUBJECT_COLUMNS},
+            keep_default_na=False,
         )
 
     @property
@@ -146,7 +149,10 @@ def cut(folder: Path, settings: dict, positions: Sequence[float]) -> Iterator[tu
     volumes = [
         (scan.get_fdata(dtype=np.float32), 1),
         (nib.load(folder / "mask.nii.gz").get_fdata(dtype=np.float32), 0),
-        (nib.load(lesion).get_fdata(dtype=np.float32) if lesion.exists() else np.zeros(scan.shape, np.float32), 0),
+        (
+            nib.load(lesion).get_fdata(dtype=np.float32) if lesion.exists() else np.zeros(scan.shape, np.float32),
+            0,
+        ),
     ]
     for position in positions:
         voxels = frame_coordinates(settings, position, scan.affine)

@@ -31,7 +31,9 @@ def synthetic(samples: Path, output: Path, settings: dict) -> None:
     healthy = SampleSet(samples)
     rows = healthy.rows("test")
     if len(rows) == 0:
-        raise ValueError(f"{samples} has no test samples to put anomalies into: give its dataset a `split.test` above 0.")
+        raise ValueError(
+            f"{samples} has no test samples to put anomalies into: give its dataset a `split.test` above 0."
+        )
     table = healthy.table.iloc[rows]
     names = [f"{scan}:{position}" for scan, position in zip(table["scan"], table["position"], strict=True)]
     writer = SampleWriter(output, len(rows), healthy.size)

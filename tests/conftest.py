@@ -1,0 +1,41 @@
+"""Fixtures that many tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brainuad.samples import SampleWriter
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def rng():
+    """A seeded generator."""
+    return np.random.default_rng(20261123)
+
+
+@pytest.fixture
+def make_sample_set(tmp_path, rng):
+    """Write a small sample set of smooth random discs; returns its folder."""
+
+    def make(name="samples", size=(32, 32), splits=("train",) * 8 + ("validation",) * 2 + ("test",) * 4):
+        folder = tmp_path / name
+        writer = SampleWriter(folder, len(splits), size)
+        grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, length) for length in size], indexing="ij"))
+        for i, split in enumerate(splits):
+            brain = np.square(grid).sum(0) < 0.7
+            image = (0.5 + 0.3 * np.sin(3 * grid[0] + rng.normal(0, 0.3)) * np.cos(2 * grid[1])) * brain
+            row = {
+                "scan": f"sub-{i:03d}",
+                "subject": f"{i:03d}",
+                "session": "",
+                "split": split,
+                "position": 8.0,
+            }
+            writer.add(image.astype(np.float32), brain, np.zeros(size, bool), row)
+        writer.close()
+        return folder
+
+    return make

@@ -1,0 +1,139 @@
+import copy
+import re
+
+import pytest
+import yaml
+
+from brainuad.configuration import ConfigurationError, check, fill, model_classes
+from conftest import ROOT
+
+SCHEMA = ROOT / "config/schema/config.schema.yaml"
+RULES = yaml.safe_load(SCHEMA.read_text())
+STUDY = {
+    "datasets": {
+        "site_a": {"manifest": "a.tsv", "split": {"train": 0.8, "validation": 0.0, "test": 0.2}},
+        "site_b": {"phantom": {"subjects": 3}},
+        "odd": {"from": "site_a"},
+    },
+    "models": {
+        "vqvae": {"class": "vqvae.VQVAE", "params": {"codes": 8}},
+        "mean": {"class": "floors.VoxelMean"},
+    },
+    "training": {"datasets": ["site_a"]},
+}
+
+
+def keys(rules, path=""):
+    """Every key of the schema with its rule and whether it is required."""
+    for name, rule in rules.get("properties", {}).items():
+        yield f"{path}{name}", rule, name in rules.get("required", [])
+        yield from keys(rule, f"{path}{name}.")
+        for inner in (rule.get("additionalProperties"),):
+            if isinstance(inner, dict):
+                yield from keys(inner, f"{path}{name}.*.")
+
+
+KEYS = list(keys(RULES))
+
+
+@pytest.mark.parametrize(("key", "rule", "required"), KEYS, ids=[key for key, *_ in KEYS])
+def test_every_key_has_type_description_and_default(key, rule, required):
+    assert rule["type"]
+    assert rule["description"].endswith(".")
+    assert required or "default" in rule
+    if "object" in rule["type"] and "*" not in key and key not in ("datasets", "models"):
+        assert rule["additionalProperties"] is False, f"{key} accepts keys that nobody knows"
+
+
+@pytest.mark.parametrize("key", [key for key, *_ in KEYS])
+def test_every_key_is_explained_and_used(key):
+    name = key.split(".")[-1]
+    assert f"`{name}" in (ROOT / "config/README.md").read_text(), f"config/README.md does not explain {key}"
+    sources = [*(ROOT / "scripts").rglob("*.py"), *(ROOT / "rules").rglob("*.smk")]
+    used = re.compile(rf"""["'/]{name}["'/]|\b{name}=|\b{name}: """)
+    assert any(used.search(path.read_text()) for path in sources), f"nothing uses {key}"
+
+
+@pytest.mark.parametrize("study", ["config", "demo/config"])
+def test_the_studies_of_the_repository_are_valid(study):
+    filled = check(yaml.safe_load((ROOT / study / "config.yaml").read_text()), SCHEMA)
+    assert filled["preprocessing"]["bias_correction"]["spacing"] == 8.0
+
+
+def test_defaults_fill_in_at_every_depth_and_the_input_is_left_alone():
+    before = copy.deepcopy(STUDY)
+    filled = check(STUDY, SCHEMA)
+    assert before == STUDY
+    assert filled["datasets"]["odd"]["anomalies"]["size"] == [20, 30]
+    assert filled["datasets"]["site_b"]["split"]["test"] == 1.0
+    assert filled["training"]["augmentation"]["rotation"] == 10.0
+    assert check(filled, SCHEMA) == filled
+    filled["datasets"]["odd"]["anomalies"]["size"][0] = 5
+    assert fill(STUDY, RULES)["datasets"]["odd"]["anomalies"]["size"] == [20, 30]
+
+
+MISTAKES = [
+    ("training.epocs", 3, "`training.epocs` is not a known key"),
+    ("models.vqvae.epoch", 3, "`models.vqvae.epoch` is not a known key; did you mean `epochs`?"),
+    ("smaples", {}, "`smaples` is not a known key; did you mean `samples`?"),
+    ("datasets.odd.anomalies", {"sizes": [1, 2]}, "did you mean `size`?"),
+    ("models.vqvae.lr", "5e-4", "write 1.0e-4, not 1e-4"),
+    ("models.vqvae.epochs", 1.5, "must be of type integer"),
+    ("training.precision", "16", "none of auto, 32-true"),
+    ("models.vqvae.class", "vqvae.VQVEA", "did you mean `vqvae.VQVAE`?"),
+    ("models.vqvae.params", {"code": 8}, "did you mean `codes`?"),
+    (
+        "models.vqvae.requires",
+        "meen",
+        "`models.vqvae.requires` names 'meen', which does not exist; did you mean `mean`?",
+    ),
+    ("models.vqvae.requires", "vqvae", "`models.vqvae.requires` names 'vqvae'"),
+    ("datasets.odd.from", "site_aa", "did you mean `site_a`?"),
+    ("datasets.odd.from", "odd", "which does not exist"),
+    ("training.datasets", ["site_c"], "`training.datasets` names 'site_c'"),
+    ("training.datasets", ["site_b"], "`datasets.site_b.split.train` is 0"),
+    ("training.datasets", [], "`training.datasets` is empty"),
+    ("datasets", {}, "`datasets` is empty"),
+    ("datasets.site_a.phantom", {"subjects": 2}, "needs exactly one source"),
+    (
+        "datasets.empty",
+        {},
+        "`datasets.empty` needs exactly one source of manifest, phantom, from; found none",
+    ),
+    ("datasets.Site-A", {"manifest": "a.tsv"}, "small letters, digits and underscores"),
+    ("datasets.site_a.split", {"train": 0.8}, "sums to 1.8"),
+    ("samples.positions", [], "`samples.positions` is empty"),
+    ("preprocessing.normalization", {"low": 99.5}, "must be below"),
+    ("datasets.site_b.phantom", {}, "`datasets.site_b.phantom` lacks the key `subjects`"),
+    ("datasets.odd.anomalies", {"size": [9, 3]}, "must be [smallest, largest]"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "says"), MISTAKES, ids=[f"{key}={value}" for key, value, _ in MISTAKES])
+def test_a_mistake_is_one_sentence_that_names_the_key(key, value, says):
+    study = copy.deepcopy(STUDY)
+    place = study
+    *parents, last = key.split(".")
+    for name in parents:
+        place = place.setdefault(name, {})
+    place[last] = value
+    with pytest.raises(ConfigurationError) as error:
+        check(study, SCHEMA)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_circle_of_requirements_is_refused():
+    study = copy.deepcopy(STUDY)
+    study["models"] = {
+        "one": {"class": "vqvae.VQVAE", "requires": "two"},
+        "two": {"class": "vqvae.VQVAE", "requires": "one"},
+    }
+    with pytest.raises(ConfigurationError, match="circle: one → two → one"):
+        check(study, SCHEMA)
+
+
+def test_model_classes_are_found_without_importing_them():
+    classes = model_classes()
+    assert set(classes) >= {"vqvae.VQVAE", "floors.VoxelMean", "floors.VoxelZ", "floors.Intensity"}
+    assert "channels" in classes["vqvae.VQVAE"]

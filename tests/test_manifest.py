@@ -1,0 +1,107 @@
+import pandas as pd
+import pytest
+
+from brainuad.manifest import (
+    COLUMNS,
+    ManifestError,
+    check_splits,
+    chunks,
+    read_datasets,
+    read_manifest,
+    read_scans,
+    split_of,
+)
+
+FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
+
+
+def write(folder, text):
+    path = folder / "manifest.tsv"
+    path.write_text(text)
+    return path
+
+
+def entry(**source):
+    return {"manifest": None, "phantom": None, "from": None, "split": FRACTIONS, **source}
+
+
+def test_paths_are_resolved_against_the_manifest(tmp_path):
+    path = write(
+        tmp_path,
+        "subject\tt1w\tsession\tlesion\tage\n01\tscans/a.nii.gz\t2\t\t33\n02\t/data/b.nii\t\tl.nii\tn/a\n",
+    )
+    table = read_manifest(path)
+    assert list(table.columns) == list(COLUMNS)
+    assert list(table["scan"]) == ["sub-01_ses-2", "sub-02"]
+    assert list(table["t1w"]) == [str(tmp_path / "scans/a.nii.gz"), "/data/b.nii"]
+    assert list(table["lesion"]) == ["", str(tmp_path / "l.nii")]
+    assert list(table["age"]) == ["33", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("01\ta.nii.gz\n02\tb.nii.gz\n", "has no column 'subject'"),
+        ("subject,t1w\n01,a.nii.gz\n", "separated by a tab"),
+        ("subject\tt1w\n", "lists no scan"),
+        ("", "is not a tab-separated table"),
+        ("subject\tt1w\tcolour\n01\ta.nii\tred\n", "column 'colour' that is not known"),
+        ("subject\tt1w\n01\ta.nii\n02\tb.nii\n01\tc.nii\n", "lines 2 and 4: sub-01 is listed more than once"),
+        ("subject\tt1w\n../x\ta.nii\n", "line 2: the subject '../x' must be letters and digits"),
+        ("subject\tt1w\n01\t../../secret/a.nii\n", "leads out of the manifest's folder"),
+        ("subject\tt1w\n01\t\n", "line 2: the path in column 't1w' is empty"),
+    ],
+)
+def test_mistakes_name_file_and_line(tmp_path, text, says):
+    path = write(tmp_path, text)
+    with pytest.raises(ManifestError, match="manifest.tsv") as error:
+        read_manifest(path)
+    assert says in str(error.value)
+
+
+def test_all_missing_manifests_are_named_at_once():
+    with pytest.raises(ManifestError) as error:
+        read_datasets({"a": entry(manifest="no/a.tsv"), "b": entry(manifest="no/b.tsv"), "s": entry(**{"from": "a"})})
+    assert "no/a.tsv" in str(error.value)
+    assert "no/b.tsv" in str(error.value)
+    assert "make demo" in str(error.value)
+
+
+def test_phantoms_of_two_datasets_share_no_subject():
+    one, two = (read_scans(name, entry(phantom={"subjects": 5})) for name in ("site_a", "site_b"))
+    assert len(one) == 5
+    assert not set(one["subject"]) & set(two["subject"])
+    assert one["t1w"][0] == "results/phantom/site_a/sub-sitea001/t1w.nii.gz"
+
+
+def test_split_depends_on_subject_and_seed_alone():
+    subjects = [f"{i:05d}" for i in range(20_000)]
+    splits = pd.Series([split_of(subject, FRACTIONS, 1) for subject in subjects])
+    shares = splits.value_counts(normalize=True)
+    for name, fraction in FRACTIONS.items():
+        assert abs(shares[name] - fraction) < 0.015  # four standard errors of a share of 0.7 among 20,000
+    other = pd.Series([split_of(subject, FRACTIONS, 2) for subject in subjects])
+    assert 0.3 < (splits == other).mean() < 0.7  # 0.54 for independent splits
+
+
+def test_a_larger_test_share_keeps_the_test_subjects():
+    wider = {"train": 0.5, "validation": 0.1, "test": 0.4}
+    for subject in map(str, range(500)):
+        if split_of(subject, FRACTIONS, 1) == "test":
+            assert split_of(subject, wider, 1) == "test"
+
+
+def test_chunks_hold_every_scan_once_in_order():
+    table = pd.DataFrame({"scan": [f"sub-{i}" for i in range(10)]})
+    cut = chunks(table, 4)
+    assert list(cut) == ["0001", "0002", "0003"]
+    assert [len(part) for part in cut.values()] == [4, 4, 2]
+    assert pd.concat(cut.values()).equals(table)
+
+
+def test_a_training_dataset_needs_training_subjects():
+    scans = {"a": pd.DataFrame({"subject": ["01", "02"]})}
+    datasets = {"a": entry(manifest="a.tsv", split={"train": 0.0, "validation": 0.0, "test": 1.0})}
+    with pytest.raises(ManifestError, match=r"none of its 2 subjects .* 'train'"):
+        check_splits(scans, datasets, ["a"], 1)
+    check_splits(scans, datasets, [], 1)

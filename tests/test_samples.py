@@ -1,0 +1,105 @@
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainuad.samples import COLUMNS, SampleSet, SampleWriter, frame_coordinates, samples
+
+SETTINGS = {"size": [20, 24], "spacing": 2.0, "centre": [0.0, -4.0, 10.0], "positions": [6.0, 10.0]}
+AFFINE = np.array([[2.0, 0, 0, -29], [0, 2, 0, -43], [0, 0, 2, -20], [0, 0, 0, 1]])  # a pixel of the frame is a voxel
+SHAPE = (30, 40, 30)
+
+
+def world(axis):
+    """Each voxel's own position along an axis, in mm."""
+    return np.broadcast_to(
+        (np.arange(SHAPE[axis]) * 2 + AFFINE[axis, 3]).reshape([-1 if i == axis else 1 for i in range(3)]),
+        SHAPE,
+    ).astype(np.float32)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A manifest of three scans, two sessions of one subject and one excluded scan, already preprocessed."""
+    (tmp_path / "m.tsv").write_text(
+        "subject\tsession\tt1w\tgroup\nA\t1\ta.nii\tcontrol\nA\t2\tb.nii\tcontrol\nB\t\tc.nii\tpatient\n"
+    )
+    for scan in ("sub-A_ses-1", "sub-A_ses-2"):
+        folder = tmp_path / "scans" / scan
+        folder.mkdir(parents=True)
+        image = (world(0) + 29) / 60
+        nib.save(nib.Nifti1Image(image, AFFINE), folder / "t1w.nii.gz")
+        nib.save(nib.Nifti1Image((np.abs(world(1) + 4) < 15).astype(np.uint8), AFFINE), folder / "mask.nii.gz")
+        if scan.endswith("2"):
+            nib.save(nib.Nifti1Image((world(2) > 8).astype(np.uint8), AFFINE), folder / "lesion.nii.gz")
+    status = {"scan": ["sub-A_ses-1", "sub-A_ses-2", "sub-B"], "status": ["included", "included", "excluded"]}
+    pd.DataFrame(status).to_csv(tmp_path / "quality.tsv", sep="\t", index=False)
+    return tmp_path
+
+
+def make(folder, settings=SETTINGS):
+    entry = {
+        "manifest": folder / "m.tsv",
+        "phantom": None,
+        "split": {"train": 0.5, "validation": 0.0, "test": 0.5},
+    }
+    samples("d", entry, folder / "quality.tsv", folder / "scans", folder / "set", settings, 1)
+    return SampleSet(folder / "set")
+
+
+def test_slices_are_cut_where_the_configuration_says(dataset):
+    made = make(dataset)
+    assert made.images.shape == (4, 1, 20, 24)
+    assert made.images.dtype == np.float32
+    assert made.brain.dtype == made.lesion.dtype == bool
+    x = (np.arange(20) - 9.5) * 2
+    brain = made.brain[0, 0]
+    assert np.array_equal(brain.any(0), np.abs((np.arange(24) - 11.5) * 2) < 15)
+    expected = np.broadcast_to(((x + 29) / 60)[:, None], (20, 24))
+    assert made.images[0, 0][brain] == pytest.approx(expected[brain], abs=1e-6)
+    assert np.all(made.images[0, 0][~brain] == 0)
+
+
+def test_the_lesion_lies_where_it_lay(dataset):
+    made = make(dataset)
+    assert list(made.table["position"]) == [6.0, 10.0, 6.0, 10.0]
+    assert [bool(mask.any()) for mask in made.lesion] == [False, False, False, True]
+
+
+def test_the_table_has_all_columns_and_leaves_excluded_scans_out(dataset):
+    table = make(dataset).table
+    assert list(table.columns) == list(COLUMNS)
+    assert list(table["scan"]) == ["sub-A_ses-1"] * 2 + ["sub-A_ses-2"] * 2
+    assert set(table["group"]) == {"control"}
+    assert table["split"].nunique() == 1  # sessions of one subject are never on two sides
+
+
+def test_volumes_follow_from_three_sizes(dataset):
+    made = make(dataset, {**SETTINGS, "size": [16, 20, 12]})
+    assert made.images.shape == (2, 1, 16, 20, 12)
+    z = 10 + (np.arange(12) - 5.5) * 2
+    assert np.array_equal(made.lesion[1, 0].any((0, 1)), z > 8)
+
+
+def test_a_slice_without_brain_names_scan_and_key(dataset):
+    with pytest.raises(ValueError, match=r"sub-A_ses-1 .* no brain at z = 200 mm: change `samples.positions`"):
+        make(dataset, {**SETTINGS, "positions": [200]})
+
+
+def test_the_middle_of_the_frame_is_the_centre():
+    voxels = frame_coordinates({"size": [21, 25], "spacing": 1.5, "centre": [3.0, -18.0, 0.0]}, 7.0, np.eye(4))
+    assert voxels[:, 10, 12] == pytest.approx([3.0, -18.0, 7.0])
+    assert voxels[:, 11, 12] - voxels[:, 10, 12] == pytest.approx([1.5, 0, 0])
+
+
+def test_a_set_is_memory_mapped(make_sample_set):
+    made = SampleSet(make_sample_set())
+    assert isinstance(made.images, np.memmap)
+    assert len(made) == 14
+    assert list(made.rows("validation")) == [8, 9]
+    assert len(made.rows("train", "test")) == 12
+
+
+def test_a_set_with_fewer_samples_than_announced_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="0 samples added, 3 announced"):
+        SampleWriter(tmp_path / "set", 3, (8, 8)).close()

@@ -1,0 +1,377 @@
+"""The workflow itself: its layout, and a miniature study from end to end."""
+
+import ast
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from conftest import ROOT
+from miniature import miniature, write
+
+RULES = {
+    match[1]: match[0]
+    for path in sorted((ROOT / "rules").glob("*.smk"))
+    for match in re.finditer(r"^rule (\w+):.*?(?=^rule |\Z)", path.read_text(), re.M | re.S)
+}
+DOORS = sorted((ROOT / "scripts").glob("*.py"))
+LIBRARY = ROOT / "scripts/brainuad"
+EXECUTABLES = Path(sys.executable).parent
+
+
+def snakemake(folder, *arguments, root=ROOT, check=True):
+    """Run Snakemake on a study; returns what it printed."""
+    command = [
+        EXECUTABLES / "snakemake",
+        "--snakefile",
+        root / "Snakefile",
+        "--directory",
+        folder,
+        "--cores",
+        "2",
+        *arguments,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    output = done.stdout + done.stderr
+    assert not check or done.returncode == 0, output
+    return output
+
+
+def jobs(output):
+    """The job counts that Snakemake prints, by rule."""
+    table = output.split("Job stats:")[1].split("total")[0] if "Job stats:" in output else ""
+    return {line.split()[0]: int(line.split()[1]) for line in table.splitlines()[3:] if len(line.split()) == 2}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A miniature study that has run from raw scans to the table."""
+    folder = tmp_path_factory.mktemp("study")
+    miniature(folder)
+    snakemake(folder)
+    return folder
+
+
+@pytest.fixture
+def study(finished, tmp_path):
+    """A copy of the finished study that a test may change; times of files are kept."""
+    return shutil.copytree(finished, tmp_path / "study")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_step_has_one_name(rule):
+    text = RULES[rule]
+    assert f'"../scripts/{rule}.py"' in text
+    assert f'"results/logs/{rule}' in text
+    assert f'"results/benchmarks/{rule}' in text
+    folder = {"synthetic": "samples"}.get(rule, rule)  # a synthetic cohort is a sample set like any other
+    output = text.split("output:")[1].split("log:")[0]
+    assert f'"results/{folder}' in output
+    for need in ("threads:", "mem_mb=", "runtime=", "conda:"):
+        assert need in text, f"rule {rule} does not say {need}"
+
+
+def test_every_door_belongs_to_a_rule():
+    assert {path.stem for path in DOORS} == set(RULES)
+
+
+@pytest.mark.parametrize("path", DOORS, ids=lambda path: path.name)
+def test_a_script_is_a_door(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 15
+    assert "snakemake.config" not in text
+    assert not any(
+        isinstance(node, (ast.FunctionDef, ast.For, ast.While, ast.If)) for node in ast.walk(ast.parse(text))
+    )
+
+
+def test_files_stay_small():
+    assert len((ROOT / "Snakefile").read_text().splitlines()) <= 40
+    for path in (ROOT / "rules").glob("*.smk"):
+        assert len(path.read_text().splitlines()) <= 125, path
+        assert "lambda" not in path.read_text(), path
+    for path in LIBRARY.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_the_library_never_hears_of_snakemake():
+    for path in LIBRARY.rglob("*.py"):
+        if path.name != "runtime.py":
+            assert "import snakemake" not in path.read_text(), path
+
+
+def test_what_every_job_imports_is_light():
+    code = "import sys; sys.path.insert(0, 'scripts'); import brainuad.configuration, brainuad.manifest; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
+    assert not {"torch", "monai", "ants", "nilearn", "scipy", "sklearn", "matplotlib"} & set(loaded)
+
+
+def locked():
+    """Pinned versions of the lock file."""
+    return dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", (ROOT / "requirements.lock").read_text(), re.M))
+
+
+def test_the_lock_file_holds_hashes_and_no_addresses():
+    text = (ROOT / "requirements.lock").read_text()
+    assert "http" not in re.sub(r"[a-z-]*http[a-z-]*(==\S+)?", "", text)
+    assert text.count("--hash=sha256:") > len(locked())
+    assert locked()["torch"] == "2.10.0"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.name)
+def test_environments_pin_what_the_lock_file_pins(path):
+    environment = yaml.safe_load(path.read_text())
+    pins = dict(pin.split("==") for pin in environment["dependencies"][-1]["pip"])
+    assert pins == {name: locked()[name] for name in pins}
+    needed = {name for rule, text in RULES.items() if f"../envs/{path.name}" in text for name in third_party(rule)}
+    assert needed <= set(pins), f"{path.name} lacks {needed - set(pins)}"
+
+
+PACKAGES = {
+    "ants": "antspyx",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "lightning_fabric": "lightning-fabric",
+}
+
+
+def third_party(rule):
+    """Distributions that a rule's door imports, through the library's modules."""
+    seen, queue, found = set(), [ROOT / f"scripts/{rule}.py"], set()
+    while queue:
+        path = queue.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "brainuad":
+                place = LIBRARY.joinpath(*parts[1:])
+                queue += [place / "__init__.py", *place.glob("*.py")] if place.is_dir() else [place.with_suffix(".py")]
+            elif parts[0] not in sys.stdlib_module_names:
+                found.add(PACKAGES.get(parts[0], parts[0]))
+    return found
+
+
+def imports(path):
+    """Modules that a file imports, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.workflow
+def test_lint_and_layout(tmp_path):
+    miniature(tmp_path)
+    assert "Congratulations" in snakemake(tmp_path, "--lint")
+    subprocess.run(
+        [EXECUTABLES / "snakefmt", "--check", "Snakefile", "rules"], check=True, cwd=ROOT, capture_output=True
+    )
+
+
+@pytest.mark.workflow
+def test_without_data_the_papers_study_says_what_is_missing():
+    output = snakemake(".", "-n", check=False)
+    for words in ("config/datasets/hcp.tsv", "config/datasets/santpau.tsv", "make demo"):
+        assert words in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.workflow
+def test_a_misspelt_key_stops_the_parse_with_one_sentence(tmp_path):
+    config = miniature(tmp_path)
+    config["training"]["presicion"] = "auto"
+    write(tmp_path, config)
+    output = snakemake(tmp_path, "-n", check=False)
+    assert "`training.presicion` is not a known key; did you mean `precision`?" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.workflow
+def test_the_table_has_every_model_and_dataset(finished):
+    config = yaml.safe_load((finished / "config/config.yaml").read_text())
+    table = pd.read_csv(finished / "results/comparison.tsv", sep="\t")
+    assert list(table["model"]) == list(config["models"])
+    assert list(table["floor"]) == [False, True, True, True]
+    for column in ("phantom_a/ssim/frame", "phantom_b/ssim/brain", "phantom_a_synthetic/auroc/frame"):
+        assert table[column].between(-1, 1).all(), column
+    mean, z = (
+        table.set_index("model").loc[name, "phantom_a_synthetic/auroc/frame"] for name in ("voxel_mean", "voxel_z")
+    )
+    assert min(mean, z) > 0.7  # constant patches differ from a mean brain
+    assert "simulated" in (finished / "results/table2.md").read_text()
+    for model in config["models"].values():
+        assert model["label"] in (finished / "results/table2.tex").read_text()
+
+
+@pytest.mark.workflow
+def test_the_result_map_names_every_file(finished):
+    text = (ROOT / "results/README.md").read_text()
+    for path in (finished / "results").rglob("*"):
+        parts = path.relative_to(finished / "results").parts
+        if path.is_file() and parts[0] not in ("logs", "benchmarks"):
+            assert path.name in text or (path.suffix in text and f"{parts[0]}/" in text), path
+            assert parts[0].split(".")[0] in text, path
+
+
+@pytest.mark.workflow
+def test_a_second_run_has_nothing_to_do(finished):
+    assert "Nothing to be done" in snakemake(finished)
+
+
+@pytest.mark.workflow
+def test_the_report_opens_without_internet(finished):
+    snakemake(finished, "--report", finished / "results/report.html")
+    page = (finished / "results/report.html").read_text()
+    assert "Demonstration on simulated scans" in page
+    assert not re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=[\"']https?:", page)
+
+
+@pytest.mark.workflow
+def test_a_killed_run_is_finished_by_the_next_with_the_same_table(finished, study):
+    for name in ("train", "score", "metrics", "comparison.tsv"):
+        path = study / "results" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    command = [
+        EXECUTABLES / "snakemake",
+        "--snakefile",
+        ROOT / "Snakefile",
+        "--directory",
+        study,
+        "--cores",
+        "2",
+    ]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    first = study / "results/score"
+    while run.poll() is None and not list(first.rglob("map.npy")):
+        time.sleep(0.2)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    weights = {path: path.stat().st_mtime_ns for path in study.rglob("model.safetensors")}
+    assert weights
+    snakemake(study, "--unlock")
+    output = snakemake(study, "--rerun-incomplete")
+    trained_again = [path for path, time_ns in weights.items() if path.stat().st_mtime_ns != time_ns]
+    assert len(trained_again) <= 2  # at most the jobs that were running on the two cores
+    assert jobs(output).get("phantom", 0) == jobs(output).get("preprocess", 0) == 0
+    assert (study / "results/table2.csv").read_text() == (finished / "results/table2.csv").read_text()
+
+
+@pytest.mark.workflow
+def test_a_dataset_is_a_manifest_and_an_entry(study):
+    config = yaml.safe_load((study / "config/config.yaml").read_text())
+    scans = sorted((study / "results/phantom/phantom_b").glob("*/t1w.nii.gz"))
+    rows = [f"new{i}\t{path}" for i, path in enumerate(scans)]
+    (study / "new.tsv").write_text("\n".join(["subject\tt1w", *rows]))
+    config["datasets"]["newcomer"] = {"manifest": "new.tsv"}
+    write(study, config)
+    models = len(config["models"])
+    expected = {
+        "preprocess": 1,
+        "quality": 1,
+        "samples": 1,
+        "score": models,
+        "metrics": models,
+        "comparison": 1,
+        "all": 1,
+    }
+    assert jobs(snakemake(study)) == expected
+    assert "newcomer/ssim/frame" in pd.read_csv(study / "results/comparison.tsv", sep="\t")
+
+
+NEW_MODEL = '''"""Blur: what is left of an image without its detail."""
+
+from typing import ClassVar
+
+import torch
+from torch.nn import functional as F
+
+from brainuad.models.detector import Detector
+
+
+class Blur(Detector):
+    """Reconstructs an image as its local mean times a learned gain."""
+
+    tiny: ClassVar[dict] = {"width": 3}
+
+    def __init__(self, size, width: int = 5):
+        super().__init__(size)
+        self.width = width
+        self.gain = torch.nn.Parameter(torch.ones(()))
+
+    def loss(self, x):
+        """L1."""
+        return {"loss": (self.reconstruct(x) - x).abs().mean()}
+
+    def reconstruct(self, x):
+        """Local mean."""
+        return self.gain * F.avg_pool2d(x, self.width, stride=1, padding=self.width // 2, count_include_pad=False)
+'''
+
+
+@pytest.mark.workflow
+def test_a_model_is_a_file_and_an_entry(study, tmp_path):
+    copy = tmp_path / "repository"
+    for name in ("rules", "scripts", "envs", "config", "resources"):
+        shutil.copytree(ROOT / name, copy / name)
+    shutil.copy2(ROOT / "Snakefile", copy)
+    (copy / "scripts/brainuad/models/blur.py").write_text(NEW_MODEL)
+    config = yaml.safe_load((study / "config/config.yaml").read_text())
+    config["models"]["blur"] = {
+        "class": "blur.Blur",
+        "params": {"width": 7},
+        "epochs": 1,
+        "batch_size": 2,
+        "lr": 0.01,
+    }
+    write(study, config)
+    datasets = len(config["datasets"])
+    output = snakemake(study, "--rerun-triggers", "mtime", "params", "input", "code", root=copy)
+    assert jobs(output) == {
+        "train": 1,
+        "score": datasets,
+        "metrics": datasets,
+        "comparison": 1,
+        "figures": 1,
+        "all": 1,
+    }
+    assert "blur" in set(pd.read_csv(study / "results/comparison.tsv", sep="\t")["model"])
+
+
+@pytest.mark.workflow
+def test_bad_scans_are_set_aside_and_the_others_finish(finished, tmp_path):
+    raw = sorted(finished.glob("results/phantom/*/*/t1w.nii.gz"))
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/truncated.nii.gz").write_bytes(raw[0].read_bytes()[:20_000])
+    (tmp_path / "raw/text.nii.gz").write_text("not an image")
+    rows = [f"good{i}\t{path}" for i, path in enumerate(raw[:4])]
+    rows += ["short\traw/truncated.nii.gz", "text\traw/text.nii.gz", "absent\traw/absent.nii.gz"]
+    (tmp_path / "cohort.tsv").write_text("\n".join(["subject\tt1w", *rows]))
+    config = miniature(tmp_path)
+    config["datasets"] = {"cohort": {"manifest": "cohort.tsv", "split": {"train": 0.5, "validation": 0.0, "test": 0.5}}}
+    config["training"]["datasets"] = ["cohort"]
+    config["models"] = {"mean": {"class": "floors.VoxelMean"}}
+    write(tmp_path, config)
+    snakemake(tmp_path, "--keep-going")
+    quality = pd.read_csv(tmp_path / "results/quality/cohort.tsv", sep="\t").set_index("subject")
+    assert quality["status"].value_counts().to_dict() == {"included": 4, "excluded": 3}
+    for subject, name in (
+        ("short", "truncated.nii.gz"),
+        ("text", "text.nii.gz"),
+        ("absent", "absent.nii.gz"),
+    ):
+        assert name in quality.loc[subject, "reason"]
+    table = pd.read_csv(tmp_path / "results/comparison.tsv", sep="\t")
+    assert table["cohort/ssim/frame"].notna().all()
