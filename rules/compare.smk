@@ -75,7 +75,7 @@ rule figures:
             dataset=figure_datasets(),
         ),
         sample_set=collect("results/samples/{dataset}/table.tsv", dataset=figure_datasets()),
-        history=collect("results/train/{model}/{seed}/history.tsv", model=models, seed=seeds[0]),
+        history=collect("results/train/{model}/{seed}/history.tsv", model=models, seed=seeds),
     output:
         qualitative=report(
             "results/figures/qualitative.png",

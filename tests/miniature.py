@@ -1,7 +1,7 @@
 """Write a miniature study: the whole workflow on small simulated scans, in a minute or two.
 
-``python tests/miniature.py FOLDER`` writes ``FOLDER/config/config.yaml``: the demonstration's study with two sites, few subjects, small images, one epoch and
-each model in its ``tiny`` preset. Run it with ``snakemake --directory FOLDER``.
+``python tests/miniature.py FOLDER`` writes ``FOLDER/config/config.yaml``: the demonstration's study with two sites, few
+subjects, small images, two epochs and each model in its ``tiny`` preset. Run it with ``snakemake --directory FOLDER``.
 """
 
 import importlib

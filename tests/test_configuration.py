@@ -102,6 +102,7 @@ MISTAKES = [
     ),
     ("datasets.Site-A", {"manifest": "a.tsv"}, "small letters, digits and underscores"),
     ("datasets.site_a.split", {"train": 0.8}, "sums to 1.8"),
+    ("samples.size", [24, 64], "needs at least 32 pixels"),
     ("samples.positions", [], "`samples.positions` is empty"),
     ("preprocessing.normalization", {"low": 99.5}, "must be below"),
     ("datasets.site_b.phantom", {}, "`datasets.site_b.phantom` lacks the key `subjects`"),

@@ -54,7 +54,7 @@ def test_paths_are_resolved_against_the_manifest(tmp_path):
 )
 def test_mistakes_name_file_and_line(tmp_path, text, says):
     path = write(tmp_path, text)
-    with pytest.raises(ManifestError, match="manifest.tsv") as error:
+    with pytest.raises(ManifestError, match=r"manifest\.tsv") as error:
         read_manifest(path)
     assert says in str(error.value)
 

@@ -108,9 +108,9 @@ def test_the_library_never_hears_of_snakemake():
 
 
 def test_what_every_job_imports_is_light():
-    code = "import sys; sys.path.insert(0, 'scripts'); import brainuad.configuration, brainuad.manifest; print(*sys.modules)"
+    code = "import sys; import brainuad.configuration, brainuad.manifest; print(*sys.modules)"
     loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "scripts"
     ).stdout.split()
     assert not {"torch", "monai", "ants", "nilearn", "scipy", "sklearn", "matplotlib"} & set(loaded)
 
@@ -375,3 +375,15 @@ def test_bad_scans_are_set_aside_and_the_others_finish(finished, tmp_path):
         assert name in quality.loc[subject, "reason"]
     table = pd.read_csv(tmp_path / "results/comparison.tsv", sep="\t")
     assert table["cohort/ssim/frame"].notna().all()
+
+
+@pytest.mark.workflow
+def test_the_readme_draws_the_true_rule_graph(tmp_path):
+    miniature(tmp_path)
+    drawn = snakemake(tmp_path, "--rulegraph", "mermaid-js")
+    names = dict(re.findall(r"(id\d+)\[(\w+)\]", drawn))
+    true = {(names[start], names[end]) for start, end in re.findall(r"(id\d+) --> (id\d+)", drawn)}
+    block = (ROOT / "README.md").read_text().split("```mermaid")[1].split("```")[0]
+    chains = [line.strip().split(" --> ") for line in block.splitlines() if "-->" in line]
+    in_readme = {pair for chain in chains for pair in zip(chain, chain[1:], strict=False)}
+    assert in_readme == {pair for pair in true if pair[1] != "all"}

@@ -1,6 +1,6 @@
 """The configuration of a study: defaults, closed schema, cross-references.
 
-Each mistake stops the run with one sentence that names the key and, where one is near, the name that was probably meant.
+Each mistake stops the run with one sentence that names the key and, where one is near, the name that was meant.
 """
 
 import ast
@@ -15,6 +15,7 @@ import yaml
 __all__ = ["ConfigurationError", "check", "is_floor", "model_classes", "nearest"]
 
 SOURCES = ("manifest", "phantom", "from")
+SMALLEST_SLICE = 32  # AlexNet's pooling leaves nothing of a smaller image
 MODELS = Path(__file__).parent / "models"
 
 
@@ -141,8 +142,13 @@ def check_datasets(config: dict) -> None:
 
 
 def check_samples(config: dict) -> None:
-    """Slices need positions; the quality percentiles must be in order."""
+    """Samples are large enough to be scored; slices need positions; the percentiles are in order."""
     samples = config["samples"]
+    if min(samples["size"][:2]) < SMALLEST_SLICE:
+        raise ConfigurationError(
+            f"`samples.size` is {samples['size']}, but the perceptual distance needs at least {SMALLEST_SLICE} pixels "
+            "along x and y."
+        )
     if len(samples["size"]) == 2 and not samples["positions"]:
         raise ConfigurationError("`samples.positions` is empty: slices need at least one position in mm.")
     low, high = (config["preprocessing"]["normalization"][key] for key in ("low", "high"))
@@ -156,7 +162,8 @@ def check_models(config: dict) -> None:
     for name, entry in config["models"].items():
         if entry["class"] not in classes:
             raise ConfigurationError(
-                f"`models.{name}.class` is {entry['class']!r}, which is not in scripts/brainuad/models{nearest(entry['class'], classes)}."
+                f"`models.{name}.class` is {entry['class']!r}, which is not in scripts/brainuad/models"
+                f"{nearest(entry['class'], classes)}."
             )
         for parameter in entry["params"]:
             if parameter not in classes[entry["class"]]:

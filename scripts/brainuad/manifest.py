@@ -116,7 +116,7 @@ def check_labels(path: Path, table: pd.DataFrame) -> None:
         for row, label in enumerate(table[column], start=2):
             if not (LABEL.fullmatch(label) or (column == "session" and label == "")):
                 raise ManifestError(
-                    f"{path}, line {row}: the {column} {label!r} must be letters and digits only (write sub-01_b as 01b)."
+                    f"{path}, line {row}: the {column} {label!r} must be letters and digits only (01b for 01_b)."
                 )
 
 
@@ -181,8 +181,9 @@ def read_datasets(datasets: dict[str, dict]) -> dict[str, pd.DataFrame]:
     if missing:
         raise ManifestError(
             "These datasets have no manifest yet:\n" + "\n".join(missing) + "\n"
-            "A manifest is a TSV with the columns subject and t1w, one row a scan; config/README.md shows one and says where "
-            "the scans of the paper are asked for. To see everything run on simulated scans, without any data: make demo"
+            "A manifest is a TSV with the columns subject and t1w, one row a scan; config/README.md shows one and says "
+            "where the scans of the paper are asked for. To see everything run without any data, on simulated scans: "
+            "make demo"
         )
     return {name: read_scans(name, entry) for name, entry in own.items()}
 
@@ -199,6 +200,6 @@ def check_splits(scans: dict[str, pd.DataFrame], datasets: dict[str, dict], trai
         entry = datasets[name]
         if not any(split_of(subject, entry["split"], seed) == split for subject in scans[name]["subject"]):
             raise ManifestError(
-                f"{key} names {name!r}, but none of its {scans[name]['subject'].nunique()} subjects falls into the split "
-                f"{split!r}: raise `datasets.{name}.split.{split}` or add subjects."
+                f"{key} names {name!r}, but none of its {scans[name]['subject'].nunique()} subjects falls into the "
+                f"split {split!r}: raise `datasets.{name}.split.{split}` or add subjects."
             )

@@ -1,0 +1,128 @@
+"""Perceptual distance maps: where a reconstruction looks different, not only where it is of other intensity.
+
+LPIPS v0.1 with an AlexNet trunk (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a
+Perceptual Metric", CVPR 2018) as one value a pixel, smoothed by a Gaussian as in the reversed autoencoder
+(Bercea et al., MIDL 2023). The linear heads come with the ``lpips`` package, the trunk from a file: nothing
+is downloaded.
+"""
+
+import hashlib
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+__all__ = ["TRUNK_SHA256", "PerceptualDistance", "gaussian_matrix"]
+
+TRUNK_SHA256 = "9f97fd313f4da83dbe6bbfbe6effca1241de9edfcd7c53386261ed9697286dd9"
+SMALLEST_SIDE = 31  # of a slice: the trunk halves it down to one pixel
+CHUNK = {"cpu": 16, "cuda": 128}  # slices at once; on CPUs more fall out of the cache
+
+
+class PerceptualDistance(nn.Module):
+    """Smoothed LPIPS distance of images, one value a pixel; 0 where both are the same.
+
+    Args:
+        trunk: safetensors file with the five convolutions of torchvision's AlexNet.
+        smoothing: standard deviation of the Gaussian in pixels, the same along each axis; 0 smooths nothing.
+
+    Raises:
+        ValueError: ``trunk`` is another file than the one that LPIPS was calibrated with.
+    """
+
+    def __init__(self, trunk: Path | str, smoothing: float):
+        super().__init__()
+        self.smoothing = float(smoothing)
+        self.distance = spatial_lpips(Path(trunk)).to(memory_format=torch.channels_last)  # faster on CPUs
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance between two batches.
+
+        Args:
+            x: (b, 1, *size) of two or three dimensions; values outside [0, 1] are clamped.
+            y: of the same shape. Volumes are compared one axial slice (last axis) at a time, then smoothed
+                along all three axes.
+
+        Returns:
+            (b, 1, *size), 0 or greater, unbounded in principle and below about 1 in practice.
+
+        Raises:
+            ValueError: slices are smaller than 31 pixels.
+        """
+        if min(x.shape[2:4]) < SMALLEST_SIDE:
+            raise ValueError(
+                f"Slices of {x.shape[2]} x {x.shape[3]} pixels are too small for the perceptual distance: "
+                f"set `samples.size` to {SMALLEST_SIDE} or more along the first two axes."
+            )
+        slices = zip(*(as_slices(image).split(CHUNK.get(x.device.type, 16)) for image in (x, y)), strict=True)
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):  # no rounding to TF32
+            distance = torch.cat([self.distance(a * 2 - 1, b * 2 - 1) for a, b in slices])
+        return self.smooth(as_images(distance, x.shape))
+
+    def smooth(self, image: Tensor) -> Tensor:
+        """Gaussian filter of each spatial axis of (b, 1, *size), equal to scipy's ``gaussian_filter``."""
+        for axis in range(2, image.ndim) if self.smoothing > 0 else ():
+            matrix = gaussian_matrix(image.shape[axis], self.smoothing).to(image)
+            image = (image.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+        return image.contiguous()
+
+
+def as_slices(image: Tensor) -> Tensor:
+    """Clamped axial slices: (b, 1, x, y) as it is, (b, 1, x, y, z) → (b z, 1, x, y)."""
+    image = image.float().clamp(0, 1)
+    return image if image.ndim == 4 else image.permute(0, 4, 1, 2, 3).flatten(0, 1)
+
+
+def as_images(slices: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of :func:`as_slices`, to (b, 1, *size)."""
+    if len(shape) == 4:
+        return slices
+    return slices.unflatten(0, (shape[0], shape[4])).permute(0, 2, 3, 4, 1)
+
+
+def spatial_lpips(trunk: Path) -> nn.Module:
+    """LPIPS of the ``lpips`` package with spatial output, frozen, its trunk read from ``trunk``."""
+    import lpips
+
+    weights = trunk_weights(trunk)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # lpips calls torchvision by deprecated names
+        network = lpips.LPIPS(net="alex", version="0.1", spatial=True, pnet_rand=True, verbose=False)
+    for name, tensor in network.net.named_parameters():  # slice2.3.weight ← features.3.weight
+        tensor.data.copy_(weights[f"features.{name.split('.', 1)[1]}"])
+    return network.eval().requires_grad_(False)
+
+
+def trunk_weights(trunk: Path) -> dict[str, Tensor]:
+    """Read the trunk after comparing its checksum."""
+    if not trunk.is_file():
+        raise ValueError(
+            f"{trunk} does not exist: restore resources/lpips/alexnet_features.safetensors from the repository."
+        )
+    if hashlib.sha256(trunk.read_bytes()).hexdigest() != TRUNK_SHA256:
+        raise ValueError(
+            f"{trunk} is not the AlexNet trunk that LPIPS was calibrated with "
+            f"(its sha256 is not {TRUNK_SHA256}): restore resources/lpips/alexnet_features.safetensors."
+        )
+    return load_file(trunk)
+
+
+def gaussian_matrix(length: int, sigma: float) -> Tensor:
+    """The Gaussian filter of an axis as a matrix (length, length), float64.
+
+    Truncated at 4 sigma; pixels beyond the border are mirrored about its edge (d c b a | a b c d | d c b a),
+    as by default in ``scipy.ndimage.gaussian_filter``. A product with it is exact for any length and fast on
+    any device.
+    """
+    radius = int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    position = (np.arange(length)[:, None] + offsets) % (2 * length)
+    mirrored = np.minimum(position, 2 * length - 1 - position)
+    matrix = np.zeros((length, length))
+    np.add.at(matrix, (np.arange(length)[:, None], mirrored), kernel / kernel.sum())
+    return torch.from_numpy(matrix)

@@ -1,0 +1,104 @@
+"""Trained model and sample set → reconstructions and anomaly maps.
+
+The components of a map are kept beside it, so that other combinations, regions and thresholds cost no GPU:
+
+* ``reconstruction.npy``  what the model holds for the healthy image, clamped to [0, 1]
+* ``residual.npy``        ``|x - reconstruction|``, in [0, 1]
+* ``perceptual.npy``      smoothed LPIPS distance of the two, 0 or greater
+* ``map.npy``             the model's anomaly map, by default residual times perceptual; higher: more abnormal
+
+each float32 (n, 1, *size), and ``table.tsv`` with the row of each in the sample set (column ``sample``).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor
+
+from brainuad.models import load
+from brainuad.perceptual import PerceptualDistance
+from brainuad.samples import SampleSet
+
+__all__ = ["ARRAYS", "score"]
+
+ARRAYS = ("reconstruction", "residual", "perceptual", "map")
+
+
+def score(model: Path, samples: Path, trunk: Path, folder: Path, settings: dict) -> None:
+    """Score the validation and test samples of a set; training samples are left out.
+
+    Args:
+        model: weights of a trained model, its description beside it.
+        samples: folder of the sample set.
+        trunk: weights of the perceptual distance's trunk.
+        folder: where the arrays and the table go; each appears only when all are whole.
+        settings: ``batch_size``, ``smoothing`` (pixels) and ``device`` (``auto``, ``cpu`` or ``cuda``).
+
+    Raises:
+        ValueError: no sample to score, or a reconstruction with values that are not numbers.
+    """
+    samples, folder = SampleSet(samples), Path(folder)
+    rows = samples.rows("validation", "test")
+    if len(rows) == 0:
+        raise ValueError(f"{samples.folder} has no validation or test samples: change the `split` of its dataset.")
+    device = device_of(settings["device"])
+    detector = load(model).eval().to(device)
+    perceptual = PerceptualDistance(trunk, settings["smoothing"]).to(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: partial(folder, f"{name}.npy") for name in ARRAYS}
+    shape = (len(rows), 1, *samples.size)
+    arrays = {name: open_memmap(path, "w+", np.float32, shape) for name, path in paths.items()}
+    for start in range(0, len(rows), settings["batch_size"]):
+        batch = rows[start : start + settings["batch_size"]]
+        x = torch.from_numpy(samples.images[batch]).to(device)
+        for name, maps in components(detector, perceptual, x).items():
+            if not torch.isfinite(maps).all():
+                raise ValueError(f"The {name} of {model} on {samples.folder} is not finite: train it again.")
+            arrays[name][start : start + len(batch)] = maps.cpu().numpy()
+    finish(folder, arrays, samples.table.iloc[rows].assign(sample=rows))
+    print(f"{model}: {len(rows)} samples of {samples.folder} scored on {device}")
+
+
+@torch.inference_mode()
+def components(detector, perceptual: PerceptualDistance, x: Tensor) -> dict[str, Tensor]:
+    """The arrays of one batch.
+
+    Args:
+        detector: a model in eval mode.
+        perceptual: the distance.
+        x: images (b, 1, *size) in [0, 1].
+
+    Returns:
+        A tensor (b, 1, *size) for each name in ``ARRAYS``.
+    """
+    reconstruction = detector.reconstruct(x).float()
+    reconstruction = reconstruction.where(reconstruction.isfinite(), torch.nan)  # clamping would hide infinity
+    reconstruction = reconstruction.clamp(0, 1)
+    distance = perceptual(x, reconstruction)
+    return {
+        "reconstruction": reconstruction,
+        "residual": (x - reconstruction).abs(),
+        "perceptual": distance,
+        "map": detector.score(x, reconstruction, distance).float(),
+    }
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name; ``auto`` is the GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def partial(folder: Path, name: str) -> Path:
+    """Where a file lies while it is written; always the same, so that a second try leaves nothing behind."""
+    return folder / f".{name}.partial"
+
+
+def finish(folder: Path, arrays: dict[str, np.ndarray], table) -> None:
+    """Write what is in memory to the disk, then give each file its name."""
+    for array in arrays.values():
+        array.flush()
+    table.to_csv(partial(folder, "table.tsv"), sep="\t", index=False)
+    for name in (*(f"{name}.npy" for name in arrays), "table.tsv"):
+        partial(folder, name).rename(folder / name)

@@ -1,0 +1,211 @@
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainuad.comparison import comparison
+from brainuad.metrics import COLUMNS
+
+MODELS = {
+    "vqvae": {"label": "VQ-VAE", "floor": False},
+    "rae": {"label": None, "floor": False},
+    "voxel_mean": {"label": "Voxel mean", "floor": True},
+}
+DASH = "\N{EN DASH}"
+SETTINGS = {
+    "study": "A study of 100% & more",
+    "simulated": True,
+    "datasets": ["oasis", "hcp_synthetic", "ixi"],
+    "models": MODELS,
+    "region": "frame",
+}
+
+
+def rows_of(model, seed, ssim, auroc=None, precision=None):
+    """Long-format rows of one model and seed: two healthy datasets and one with anomalies."""
+    common = {"model": model, "seed": seed}
+    rows = []
+    for dataset, shift in (("oasis", 0.0), ("ixi", 0.01), ("hcp_synthetic", 0.02)):
+        for region, factor in (("frame", 1.0), ("brain", 0.5)):
+            keys = {**common, "dataset": dataset, "region": region}
+            rows.append({**keys, "metric": "ssim", "map": "reconstruction", "value": (ssim + shift) * factor, "n": 12})
+            if dataset == "hcp_synthetic" and auroc is not None:
+                for map_, loss in (("map", 0), ("residual", 0.1)):
+                    keys = {**keys, "map": map_, "prevalence": 0.034 / factor, "n": 9999}
+                    rows.append({**keys, "metric": "auroc", "value": auroc * factor - loss})
+                    rows.append({**keys, "metric": "average_precision", "value": precision * factor - loss})
+    rows.append(
+        {
+            **common,
+            "dataset": "hcp_synthetic",
+            "region": "frame",
+            "metric": "lesion_outside_brain",
+            "value": 0.1,
+        }
+    )
+    return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+
+
+@pytest.fixture
+def compare(tmp_path):
+    """A function that writes metrics and costs and reads what comparison makes of them."""
+
+    def compared(tables, settings=SETTINGS, costs=(("vqvae", 1), ("vqvae", 2), ("voxel_mean", 1))):
+        metric_files, cost_files = [], []
+        for index, table in enumerate(tables):
+            metric_files.append(tmp_path / f"{index}.tsv")
+            table.to_csv(metric_files[-1], sep="\t", index=False)
+        for model, seed in costs:
+            cost_files.append(tmp_path / "train" / model / str(seed) / "cost.json")
+            cost_files[-1].parent.mkdir(parents=True, exist_ok=True)
+            cost_files[-1].write_text(json.dumps({"wall_seconds": 60.5, "device": "V100", "parameters": 7}))
+        paths = [tmp_path / "out" / name for name in ("comparison.tsv", "table2.md", "table2.tex", "table2.csv")]
+        printed = comparison(metric_files, cost_files, *paths, settings)
+        assert printed == paths[1].read_text()
+        return SimpleNamespace(
+            wide=pd.read_csv(paths[0], sep="\t"),
+            markdown=printed,
+            latex=paths[2].read_text(),
+            csv=pd.read_csv(paths[3]),
+        )
+
+    return compared
+
+
+TABLES = [
+    rows_of("vqvae", 1, 0.9, 0.8, 0.3),
+    rows_of("vqvae", 2, 0.92, 0.9, 0.5),
+    rows_of("rae", 1, 0.5, 0.95, 0.7),
+    rows_of("voxel_mean", 1, 0.4, 0.97, 0.72),
+]
+
+
+def cells(markdown):
+    """The rows of a Markdown table by the first cell."""
+    lines = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("|")]
+    return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
+
+
+def test_wide_table_has_a_row_per_model_and_seed(compare):
+    wide = compare(TABLES).wide
+    assert wide[["model", "seed"]].to_numpy().tolist() == [
+        ["vqvae", 1],
+        ["vqvae", 2],
+        ["rae", 1],
+        ["voxel_mean", 1],
+    ]
+    assert wide["floor"].tolist() == [False, False, False, True]
+    first = wide.iloc[0]
+    assert first["oasis/ssim/frame"] == 0.9
+    assert first["ixi/ssim/brain"] == pytest.approx(0.455)
+    assert first["hcp_synthetic/auroc/frame"] == 0.8, "of the model's map, not of the residual"
+    assert first["hcp_synthetic/average_precision/brain"] == 0.15
+    assert first["hcp_synthetic/prevalence/frame"] == 0.034
+    assert first["hcp_synthetic/lesion_outside_brain/frame"] == 0.1
+    assert first["hcp_synthetic/ssim/frame"] == pytest.approx(0.92), "kept here, though it is no healthy SSIM"
+
+
+def test_costs_stand_beside_the_results(compare):
+    wide = compare(TABLES).wide
+    assert wide.columns[-3:].tolist() == ["cost/wall_seconds", "cost/device", "cost/parameters"]
+    assert wide["cost/wall_seconds"].tolist()[:2] == [60.5, 60.5]
+    assert np.isnan(wide["cost/parameters"][2]), "no cost is known of rae"
+    assert "cost/device" not in compare(TABLES, costs=()).wide
+
+
+def test_table2_has_the_columns_of_the_paper(compare):
+    table = cells(compare(TABLES).markdown)
+    assert table["Model"] == ["oasis SSIM ↑", "ixi SSIM ↑", "hcp_synthetic AUROC ↑", "hcp_synthetic AUPRC ↑"]
+
+
+def test_seeds_are_mean_and_sd(compare):
+    table = cells(compare(TABLES).markdown)
+    sd = np.std([0.9, 0.92], ddof=1)
+    assert table["VQ-VAE"][0] == f"**0.910 ± {sd:.3f}**"
+    assert table["VQ-VAE"][2] == f"0.850 ± {np.std([0.8, 0.9], ddof=1):.3f}"
+    assert table["rae"] == ["0.500", "0.510", "**0.950**", "**0.700**"], "one seed has no spread"
+    assert "Mean ± standard deviation of up to 2 seeds" in compare(TABLES).markdown
+    assert "standard deviation" not in compare([rows_of("vqvae", 1, 0.9)]).markdown
+
+
+def test_floors_are_marked_in_a_block_of_their_own(compare):
+    result = compare(TABLES)
+    names = list(cells(result.markdown))
+    assert names[-2:] == ["*Floors*", "Voxel mean †"]
+    assert cells(result.markdown)["Voxel mean †"][2] == "0.970", "never bold: no model was trained"
+    assert "† Floor:" in result.markdown
+    assert r"Voxel mean\textsuperscript{\dag} & 0.400 &" in result.latex
+    assert result.csv.set_index("model")["floor"].to_dict() == {
+        "vqvae": False,
+        "rae": False,
+        "voxel_mean": True,
+    }
+    models = {name: {**entry, "floor": False} for name, entry in MODELS.items()}
+    assert "†" not in compare(TABLES, {**SETTINGS, "models": models}).markdown
+
+
+def test_caption_says_what_is_measured_where(compare):
+    caption = compare(TABLES).markdown.splitlines()[0]
+    assert caption.startswith("**A study of 100% & more.** All scans are simulated")
+    assert "every pixel of the frame" in caption
+    assert "Test images: oasis 12, ixi 12, hcp_synthetic 12." in caption
+    assert "the prevalence: hcp_synthetic 0.034." in caption
+    brain = compare(TABLES, {**SETTINGS, "region": "brain", "simulated": False})
+    assert "simulated" not in brain.markdown
+    assert "the pixels inside the brain mask" in brain.markdown
+    assert "hcp_synthetic 0.068" in brain.markdown
+    assert cells(brain.markdown)["rae"] == ["0.250", "0.255", "**0.475**", "**0.350**"]
+
+
+def test_missing_cells_are_dashes(compare):
+    undefined = rows_of("voxel_mean", 1, 0.4, np.nan, np.nan)
+    result = compare([rows_of("vqvae", 1, 0.9), undefined], costs=())
+    table = cells(result.markdown)
+    assert table["VQ-VAE"] == ["0.900", "0.910", DASH, DASH]
+    assert table["Voxel mean †"] == ["0.400", "0.410", DASH, DASH]
+    assert table["rae"] == [DASH] * 4
+    assert "rae & -- & -- & -- & --" in result.latex
+    assert result.csv.set_index("model").loc["rae"].drop(["label", "floor"]).isna().all()
+    assert result.wide["model"].tolist() == ["vqvae", "voxel_mean"]
+
+
+def test_datasets_without_results_are_columns_of_dashes(compare):
+    settings = {**SETTINGS, "datasets": ["oasis", "ixi", "hcp_synthetic", "kirby"]}
+    table = cells(compare(TABLES, settings).markdown)
+    assert table["Model"][2] == "kirby SSIM ↑"
+    assert table["VQ-VAE"][2] == DASH
+
+
+def test_results_of_unknown_models_are_refused(compare):
+    with pytest.raises(ValueError, match="model 'unet', which is not configured"):
+        compare([*TABLES, rows_of("unet", 1, 0.9)])
+    with pytest.raises(ValueError, match="dataset 'ixi', which is not configured"):
+        compare(TABLES, {**SETTINGS, "datasets": ["oasis", "hcp_synthetic"]})
+
+
+def test_latex_is_escaped_and_of_one_width(compare):
+    latex = compare(TABLES).latex
+    assert r"A study of 100\% \& more." in latex
+    assert r"hcp\_synthetic" in latex
+    assert r"\multicolumn{2}{c}{hcp\_synthetic}" in latex
+    assert r"\cmidrule(lr){2-2} \cmidrule(lr){3-3} \cmidrule(lr){4-5}" in latex
+    assert r"\textbf{0.910 $\pm$ 0.014}" in latex
+    assert DASH not in latex
+    assert not re.search(r"[†↑±_](?!\})", latex.replace(r"\_", "")), "signs that LaTeX does not know"
+    body = latex[latex.index("Model &") : latex.index(r"\bottomrule")]
+    assert {line.count(" & ") for line in body.splitlines() if " & " in line} == {4}
+    for command in (r"\toprule", r"\bottomrule"):
+        assert latex.count(command) == 1
+    assert latex.count(r"\midrule") == 2
+    assert latex.count("{") == latex.count("}")
+
+
+def test_csv_holds_numbers(compare):
+    csv = compare(TABLES).csv.set_index("model")
+    assert csv.loc["vqvae", "hcp_synthetic AUPRC"] == pytest.approx(0.4)
+    assert csv.loc["vqvae", "hcp_synthetic AUPRC sd"] == pytest.approx(np.std([0.3, 0.5], ddof=1))
+    assert np.isnan(csv.loc["rae", "oasis SSIM sd"])
+    assert csv.loc["rae", "label"] == "rae"

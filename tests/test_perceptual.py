@@ -1,0 +1,123 @@
+import hashlib
+from pathlib import Path
+
+import lpips
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
+
+from brainuad.perceptual import TRUNK_SHA256, PerceptualDistance, gaussian_matrix, spatial_lpips
+
+TRUNK = Path(__file__).parents[1] / "resources/lpips/alexnet_features.safetensors"
+
+
+@pytest.fixture(scope="module")
+def distance():
+    return PerceptualDistance(TRUNK, smoothing=2.0)
+
+
+def batch(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def by_the_package(x, y, sigma):
+    """The map of one pair of slices (x, y), by the lpips package alone on three equal channels."""
+    network = spatial_lpips(TRUNK)
+    assert isinstance(network, lpips.LPIPS)
+    with torch.no_grad():
+        x, y = (image.clamp(0, 1).expand(1, 3, -1, -1) for image in (x, y))
+        map_ = network(x, y, normalize=True)[0, 0].numpy()
+    return gaussian_filter(map_, sigma) if sigma else map_
+
+
+def test_trunk_is_the_one_of_the_checksum():
+    assert hashlib.sha256(TRUNK.read_bytes()).hexdigest() == TRUNK_SHA256
+    assert TRUNK_SHA256 in (TRUNK.parent / "README.md").read_text()
+
+
+def test_another_trunk_is_refused(tmp_path):
+    save_file({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "trunk.safetensors")
+    with pytest.raises(ValueError, match=r"trunk\.safetensors is not the AlexNet trunk"):
+        PerceptualDistance(tmp_path / "trunk.safetensors", 2.0)
+    with pytest.raises(ValueError, match=r"missing\.safetensors does not exist"):
+        PerceptualDistance(tmp_path / "missing.safetensors", 2.0)
+
+
+def test_every_convolution_of_the_trunk_is_loaded(distance):
+    weights = load_file(TRUNK)
+    loaded = {f"features.{name.split('.', 1)[1]}": p for name, p in distance.distance.net.named_parameters()}
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 70)])
+def test_batches_equal_the_package_image_by_image(distance, size):
+    x, y = batch(18, 1, *size, seed=1), batch(18, 1, *size, seed=2) * 1.2 - 0.1
+    maps = distance(x, y)
+    assert maps.shape == (18, 1, *size)
+    expected = np.stack([by_the_package(x[i], y[i], 2.0) for i in (0, 7, 17)])
+    assert np.abs(maps[[0, 7, 17], 0].numpy() - expected).max() < 1e-6
+
+
+def test_volumes_are_axial_slices_smoothed_in_three_dimensions(distance):
+    x, y = batch(2, 1, 40, 36, 5, seed=3), batch(2, 1, 40, 36, 5, seed=4)
+    slices = np.stack([by_the_package(x[1, :, :, :, z], y[1, :, :, :, z], None) for z in range(5)], axis=-1)
+    assert np.abs(distance(x, y)[1, 0].numpy() - gaussian_filter(slices, 2.0)).max() < 1e-6
+
+
+def test_identical_images_are_at_distance_zero(distance):
+    x = batch(3, 1, 64, 64)
+    assert torch.count_nonzero(distance(x, x.clone())) == 0
+    assert torch.count_nonzero(distance(x + 1, torch.ones_like(x))) == 0, "images are clamped to [0, 1] first"
+
+
+def test_distance_is_positive_and_highest_where_images_differ(distance):
+    x = batch(1, 1, 96, 96) * 0.1 + 0.4
+    y = x.clone()
+    y[..., 40:56, 40:56] = 1
+    maps = distance(x, y)[0, 0]
+    assert maps.min() >= 0
+    assert maps[40:56, 40:56].mean() > 3 * maps[:20, :20].mean()
+
+
+def test_images_are_scaled_once(distance):
+    """Maps of [0, 1] images scaled to [-1, 1] twice, or not at all, are others."""
+    x, y = batch(1, 1, 64, 64, seed=5), batch(1, 1, 64, 64, seed=6)
+    once = by_the_package(x[0], y[0], 2.0)
+    assert np.abs(distance((x + 1) / 2, (y + 1) / 2)[0, 0].numpy() - once).max() > 1e-3
+    assert np.abs(distance(x, y)[0, 0].numpy() - once).max() < 1e-6
+
+
+@pytest.mark.parametrize(("length", "sigma"), [(64, 2.0), (7, 2.0), (3, 4.0), (20, 0.3)])
+def test_gaussian_matrix_is_the_filter_of_scipy(length, sigma):
+    signal = np.random.default_rng(0).random(length)
+    matrix = gaussian_matrix(length, sigma).numpy()
+    np.testing.assert_allclose(matrix @ signal, gaussian_filter1d(signal, sigma), atol=1e-12)
+    np.testing.assert_allclose(matrix.sum(1), 1)
+
+
+def test_no_smoothing_leaves_the_map(distance):
+    x, y = batch(1, 1, 40, 40, seed=7), batch(1, 1, 40, 40, seed=8)
+    sharp = PerceptualDistance(TRUNK, smoothing=0)(x, y)
+    assert np.abs(sharp[0, 0].numpy() - by_the_package(x[0], y[0], None)).max() < 1e-6
+
+
+def test_slices_too_small_are_refused(distance):
+    with pytest.raises(ValueError, match=r"30 x 64 pixels are too small.*`samples.size`"):
+        distance(batch(1, 1, 30, 64), batch(1, 1, 30, 64))
+    assert torch.isfinite(distance(batch(1, 1, 31, 31), batch(1, 1, 31, 31, seed=1))).all()
+
+
+def test_module_is_silent_frozen_and_leaves_the_generator_alone(capfd, recwarn):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    module = PerceptualDistance(TRUNK, 2.0)
+    assert torch.equal(torch.rand(1), expected)
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+    x = batch(1, 1, 40, 40).requires_grad_()
+    assert not module(x, x * 0.5).requires_grad
+    assert not any(parameter.requires_grad for parameter in module.parameters())

@@ -1,0 +1,137 @@
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from brainuad import scoring
+from brainuad.models import create, save
+from brainuad.models.detector import Detector
+from brainuad.perceptual import PerceptualDistance
+from brainuad.samples import SampleSet, SampleWriter
+
+TRUNK = Path(__file__).parents[1] / "resources/lpips/alexnet_features.safetensors"
+SETTINGS = {"batch_size": 2, "smoothing": 2.0, "device": "cpu"}
+perceptual_distance = functools.cache(PerceptualDistance)
+SPLITS = ("train", "test", "validation", "train", "test", "test")
+
+
+class Brightened(Detector):
+    """Reconstructs every image a third brighter, beyond 1; its map is the default."""
+
+    def reconstruct(self, x):
+        assert not self.training
+        return x * 4 / 3 - 0.1
+
+
+class Signed(Brightened):
+    def score(self, x, reconstruction, perceptual):
+        assert reconstruction.min() >= 0
+        assert reconstruction.max() <= 1
+        return (x - reconstruction + 1).double()
+
+
+class Broken(Brightened):
+    def reconstruct(self, x):
+        return x / 0
+
+
+@pytest.fixture(params=[(32, 36), (32, 32, 3)], ids=["2d", "3d"])
+def samples(request, tmp_path):
+    return written(tmp_path / "samples", request.param)
+
+
+def written(folder, size, splits=SPLITS):
+    generator = np.random.default_rng(0)
+    writer = SampleWriter(folder, len(splits), size)
+    for index, split in enumerate(splits):
+        image = generator.random(size, dtype=np.float32)
+        row = {"scan": f"sub-{index}", "subject": str(index), "split": split, "position": 3.0}
+        writer.add(image, image > 0.1, image < 0, row)
+    writer.close()
+    return folder
+
+
+def scored(monkeypatch, model, samples, folder, settings=SETTINGS):
+    monkeypatch.setattr(scoring, "load", lambda path: model)
+    monkeypatch.setattr(scoring, "PerceptualDistance", perceptual_distance)
+    scoring.score(Path("model.safetensors"), samples, TRUNK, folder, settings)
+    return {name: np.load(folder / f"{name}.npy") for name in scoring.ARRAYS}
+
+
+def test_validation_and_test_rows_are_scored(monkeypatch, samples, tmp_path):
+    sample_set = SampleSet(samples)
+    arrays = scored(monkeypatch, Brightened(sample_set.size), samples, tmp_path / "score")
+    table = pd.read_csv(tmp_path / "score/table.tsv", sep="\t")
+    assert table["sample"].tolist() == [1, 2, 4, 5]
+    assert table["split"].tolist() == ["test", "validation", "test", "test"]
+    assert table.columns.tolist() == sample_set.table.columns.tolist()
+    for array in arrays.values():
+        assert array.shape == (4, 1, *sample_set.size)
+        assert array.dtype == np.float32
+
+
+def test_arrays_are_the_parts_of_the_map(monkeypatch, samples, tmp_path):
+    sample_set = SampleSet(samples)
+    x = sample_set.images[[1, 2, 4, 5]]
+    arrays = scored(monkeypatch, Brightened(sample_set.size), samples, tmp_path / "score")
+    expected = np.clip(x * np.float32(4) / 3 - np.float32(0.1), 0, 1)
+    np.testing.assert_allclose(arrays["reconstruction"], expected, atol=1e-6)
+    assert arrays["reconstruction"].max() == 1
+    assert arrays["reconstruction"].min() == 0
+    np.testing.assert_array_equal(arrays["residual"], np.abs(x - arrays["reconstruction"]))
+    np.testing.assert_allclose(arrays["map"], arrays["residual"] * arrays["perceptual"], atol=1e-7)
+    pairs = (torch.from_numpy(array) for array in (x, arrays["reconstruction"]))
+    np.testing.assert_allclose(arrays["perceptual"], perceptual_distance(TRUNK, 2.0)(*pairs).numpy(), atol=1e-6)
+    assert arrays["perceptual"].max() > 1e-3
+
+
+def test_batch_size_changes_nothing(monkeypatch, samples, tmp_path):
+    model = Brightened(SampleSet(samples).size)
+    first = scored(monkeypatch, model, samples, tmp_path / "a")
+    second = scored(monkeypatch, model, samples, tmp_path / "b", {**SETTINGS, "batch_size": 3})
+    for name in scoring.ARRAYS:
+        np.testing.assert_allclose(first[name], second[name], atol=1e-6)
+
+
+def test_models_may_make_their_own_map(monkeypatch, tmp_path):
+    samples = written(tmp_path / "samples", (32, 32))
+    arrays = scored(monkeypatch, Signed((32, 32)), samples, tmp_path / "score")
+    np.testing.assert_allclose(arrays["map"], SampleSet(samples).images[[1, 2, 4, 5]] - arrays["reconstruction"] + 1)
+
+
+def test_a_saved_model_is_scored(tmp_path):
+    samples = written(tmp_path / "samples", (32, 32))
+    model = create("floors.VoxelMean", (32, 32), {})
+    model.fit([SampleSet(samples).images[:]])
+    save(model, tmp_path / "model.safetensors", tmp_path / "model.json", {})
+    scoring.score(tmp_path / "model.safetensors", samples, TRUNK, tmp_path / "score", SETTINGS)
+    reconstruction = np.load(tmp_path / "score/reconstruction.npy")
+    np.testing.assert_array_equal(reconstruction[0], reconstruction[3])
+    assert json.loads((tmp_path / "model.json").read_text())["class"] == "floors.VoxelMean"
+
+
+def test_what_is_not_whole_has_no_name(monkeypatch, tmp_path):
+    samples = written(tmp_path / "samples", (32, 32))
+    with pytest.raises(ValueError, match=r"The reconstruction of model\.safetensors on .*samples is not finite"):
+        scored(monkeypatch, Broken((32, 32)), samples, tmp_path / "score")
+    names = [path.name for path in (tmp_path / "score").iterdir()]
+    assert names
+    assert all(name.endswith(".partial") for name in names)
+    scored(monkeypatch, Brightened((32, 32)), samples, tmp_path / "score")
+    names = {path.name for path in (tmp_path / "score").iterdir()}
+    assert names == {"reconstruction.npy", "residual.npy", "perceptual.npy", "map.npy", "table.tsv"}
+
+
+def test_a_set_without_rows_to_score_is_refused(monkeypatch, tmp_path):
+    samples = written(tmp_path / "samples", (32, 32), splits=("train", "train"))
+    with pytest.raises(ValueError, match="no validation or test samples"):
+        scored(monkeypatch, Brightened((32, 32)), samples, tmp_path / "score")
+
+
+def test_device_is_chosen_by_name():
+    assert scoring.device_of("cpu").type == "cpu"
+    assert scoring.device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
