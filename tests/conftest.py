@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brainuad.samples import SampleWriter
+from brainuad.sample_set import SampleWriter
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,7 +13,7 @@ from brainuad.figures import (
     shown,
     typical,
 )
-from brainuad.samples import SampleSet, SampleWriter
+from brainuad.sample_set import SampleSet, SampleWriter
 
 SIZE = (20, 24)
 LABELS = ["VQ-VAE", "Reversed AE", "Voxel mean"]

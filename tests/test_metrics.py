@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
 from brainuad.metrics import CATALOGUE, COLUMNS, auroc, average_precision, metrics, ssim_map
-from brainuad.samples import SampleWriter
+from brainuad.sample_set import SampleWriter
 
 SIZE = (24, 20)
 MAPS = ("map", "residual")

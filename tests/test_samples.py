@@ -3,7 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainuad.samples import COLUMNS, SampleSet, SampleWriter, frame_coordinates, samples
+from brainuad.sample_set import COLUMNS, SampleSet, SampleWriter
+from brainuad.samples import frame_coordinates, samples
 
 SETTINGS = {"size": [20, 24], "spacing": 2.0, "centre": [0.0, -4.0, 10.0], "positions": [6.0, 10.0]}
 AFFINE = np.array([[2.0, 0, 0, -29], [0, 2, 0, -43], [0, 0, 2, -20], [0, 0, 0, 1]])  # a pixel of the frame is a voxel

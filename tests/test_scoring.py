@@ -11,7 +11,7 @@ from brainuad import scoring
 from brainuad.models import create, save
 from brainuad.models.detector import Detector
 from brainuad.perceptual import PerceptualDistance
-from brainuad.samples import SampleSet, SampleWriter
+from brainuad.sample_set import SampleSet, SampleWriter
 
 TRUNK = Path(__file__).parents[1] / "resources/lpips/alexnet_features.safetensors"
 SETTINGS = {"batch_size": 2, "smoothing": 2.0, "device": "cpu"}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from brainuad.samples import SampleSet
+from brainuad.sample_set import SampleSet
 from brainuad.synthetic import anomaly, kinds, region, synthetic
 
 SETTINGS = {"size": [6, 9], "intensity": [0.0, 1.0], "centre": "brain", "seed": 1}

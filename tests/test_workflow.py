@@ -1,6 +1,7 @@
 """The workflow itself: its layout, and a miniature study from end to end."""
 
 import ast
+import itertools
 import re
 import shutil
 import signal
@@ -385,5 +386,5 @@ def test_the_readme_draws_the_true_rule_graph(tmp_path):
     true = {(names[start], names[end]) for start, end in re.findall(r"(id\d+) --> (id\d+)", drawn)}
     block = (ROOT / "README.md").read_text().split("```mermaid")[1].split("```")[0]
     chains = [line.strip().split(" --> ") for line in block.splitlines() if "-->" in line]
-    in_readme = {pair for chain in chains for pair in zip(chain, chain[1:], strict=False)}
+    in_readme = {pair for chain in chains for pair in itertools.pairwise(chain)}
     assert in_readme == {pair for pair in true if pair[1] != "all"}

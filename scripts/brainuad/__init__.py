@@ -9,10 +9,12 @@ phantom             simulated raw T1 volumes of known truth
 volumes             N4, brain mask, registration, normalisation: image → image
 preprocessing       raw scans of a dataset → scans in template space, bad ones set aside
 quality             measures of a preprocessed scan; the table that decides in or out
-samples             scans in template space → memory-mapped sample sets
+sample_set          images, masks and table of a cohort, memory-mapped
+samples             scans in template space → sample sets
 synthetic           sample sets with synthetic anomalies of known place
 models              the ``Detector`` contract and one file a model
 augmentation        random affine maps of a batch, on its device
+progress            how far a training is; its checkpoint
 training            fits any ``Detector``: schedule, checkpoints, resume, cost
 perceptual          smoothed LPIPS distance maps
 scoring             trained model × sample set → reconstructions and anomaly maps

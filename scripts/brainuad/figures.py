@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from brainuad.samples import SampleSet
+from brainuad.sample_set import SampleSet
 
 __all__ = ["Example", "axial", "figures", "learning_curves_figure", "qualitative_figure", "typical"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from skimage.metrics import structural_similarity
 
-from brainuad.samples import SampleSet
+from brainuad.sample_set import SampleSet
 
 __all__ = ["CATALOGUE", "COLUMNS", "Metric", "auroc", "average_precision", "metrics", "ssim_map"]
 

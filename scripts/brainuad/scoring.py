@@ -19,7 +19,7 @@ from torch import Tensor
 
 from brainuad.models import load
 from brainuad.perceptual import PerceptualDistance
-from brainuad.samples import SampleSet
+from brainuad.sample_set import SampleSet
 
 __all__ = ["ARRAYS", "score"]
 

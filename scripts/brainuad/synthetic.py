@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brainuad.samples import SampleSet, SampleWriter
+from brainuad.sample_set import SampleSet, SampleWriter
 
 __all__ = ["anomaly", "kinds", "region", "synthetic"]
 

@@ -1,0 +1,96 @@
+"""Augmentation: images moved and flipped at random.
+
+It is that of RA (Bercea et al., MIDL 2023): rotation, translation, scaling, flip, with zeros
+from outside the frame, here of a whole batch at once on the device that holds it. The random numbers are
+drawn on the CPU, so that a seed means the same images on every device.
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+__all__ = ["RandomAffine", "warp"]
+
+PLANES = {2: ((0, 1),), 3: ((0, 1), (0, 2), (1, 2))}
+
+
+class RandomAffine:
+    """Draws one affine map and one flip for each image of a batch."""
+
+    def __init__(
+        self, rotation: float = 10.0, translation: float = 0.1, scaling: float = 0.1, flip: float = 0.5
+    ) -> None:
+        """Set the ranges; all draws are uniform.
+
+        Args:
+            rotation: largest angle in degrees, in the image plane (2-D) or in each of the three planes (3-D).
+            translation: largest shift along each axis, as a fraction of that side.
+            scaling: largest deviation of the scale factor from 1, the same along all axes.
+            flip: probability of a flip along axis 0, left to right.
+        """
+        self.rotation, self.translation, self.scaling, self.flip = rotation, translation, scaling, flip
+
+    def __call__(self, x: Tensor, generator: Generator) -> Tensor:
+        """Transformed copies of x (b, 1, *size); values stay within the range of x and 0.
+
+        Without rotation, translation and scaling nothing is interpolated: flips are then exact.
+        """
+        flipped = torch.rand(len(x), generator=generator) < self.flip
+        if self.rotation == self.translation == self.scaling == 0:
+            mask = flipped.to(x.device).view(-1, *[1] * (x.ndim - 1))
+            return torch.where(mask, x.flip(2), x)
+        matrix, shift = self.draw(x.shape[2:], flipped, generator)
+        return warp(x, matrix, shift)
+
+    def draw(self, size: torch.Size, flipped: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Random maps of ``len(flipped)`` images of one size, as ``warp`` takes them."""
+        count, axes = len(flipped), len(size)
+        angles = self.uniform((count, len(PLANES[axes])), generator) * math.radians(self.rotation)
+        scales = 1 + self.uniform((count, 1, 1), generator) * self.scaling
+        shifts = self.uniform((count, axes), generator) * self.translation * torch.tensor(size)
+        matrix = torch.eye(axes).repeat(count, 1, 1)
+        for plane, angle in zip(PLANES[axes], angles.unbind(1), strict=True):
+            matrix = rotation_in_plane(plane, angle, axes) @ matrix
+        matrix[:, :, 0] *= torch.where(flipped, -1.0, 1.0)[:, None]  # the flip comes first
+        return matrix * scales, shifts
+
+    def uniform(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
+        """Numbers from [-1, 1)."""
+        return 2 * torch.rand(shape, generator=generator) - 1
+
+
+def rotation_in_plane(plane: tuple[int, int], angle: Tensor, axes: int) -> Tensor:
+    """Rotations (b, axes, axes) of the first axis of a plane towards the second; angles (b,) in radians."""
+    first, second = plane
+    matrix = torch.eye(axes).repeat(len(angle), 1, 1)
+    matrix[:, first, first] = matrix[:, second, second] = angle.cos()
+    matrix[:, second, first] = angle.sin()
+    matrix[:, first, second] = -angle.sin()
+    return matrix
+
+
+def warp(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """Move images by affine maps about their centre, with linear interpolation and zeros from outside.
+
+    What lies at p of the input comes to ``matrix @ p + shift`` of the output, p in pixels from the centre of
+    the image, which is at (side - 1) / 2 along each axis, in the axis order of ``size``.
+
+    Args:
+        x: images (b, 1, *size).
+        matrix: (b, axes, axes), invertible; cheapest on the CPU, wherever x is.
+        shift: (b, axes), pixels, on the same device as the matrix.
+
+    Returns:
+        (b, 1, *size)
+    """
+    sides = torch.tensor(x.shape[2:], dtype=matrix.dtype, device=matrix.device)
+    inverse = torch.linalg.inv(matrix)  # output -> input
+    offset = -(inverse @ shift[:, :, None])  # (b, axes, 1), pixels
+    # grid_sample measures in half sides (align_corners=False) and lists the axes backwards.
+    inverse = inverse * sides[None, None, :] / sides[None, :, None]
+    offset = offset * 2 / sides[None, :, None]
+    theta = torch.cat([inverse.flip(1, 2), offset.flip(1)], dim=2).to(x)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

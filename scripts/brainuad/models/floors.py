@@ -1,0 +1,102 @@
+"""Floors: detectors that learn next to nothing, in the comparison by the same road as the models.
+
+A model earns its training cost only above these. All leave the perceptual distance out of their maps: it
+would measure the distance to an average or an empty image and say nothing about the floor.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brainuad.models.detector import Detector
+
+__all__ = ["Intensity", "VoxelMean", "VoxelZ"]
+
+
+class VoxelMean(Detector):
+    """Distance to the mean healthy image: reconstruct = mean, map = |x - mean|."""
+
+    tiny: ClassVar[dict] = {}
+
+    def __init__(self, size: Sequence[int]):
+        super().__init__(size)
+        self.register_buffer("mean", torch.zeros(1, 1, *self.size))
+        self.register_buffer("deviation", torch.zeros(1, 1, *self.size))
+
+    def fit(self, images: Iterable[np.ndarray]) -> None:
+        """Mean and standard deviation (divisor n) of each pixel over the images.
+
+        One pass in float64, batches merged as Chan, Golub and LeVeque (1979) do, which is exact where the
+        textbook's difference of squares cancels.
+        """
+        count, mean, squares = 0, np.zeros(self.size), np.zeros(self.size)
+        for batch in images:
+            values = np.asarray(batch[:, 0], dtype=np.float64)  # (b, *size)
+            batch_mean, total = values.mean(axis=0), count + len(values)
+            shift = batch_mean - mean
+            squares += ((values - batch_mean) ** 2).sum(axis=0) + shift**2 * (count * len(values) / total)
+            mean += shift * (len(values) / total)
+            count = total
+        if count == 0:
+            raise ValueError(f"{type(self).__name__} has no training images: check the splits of training.datasets.")
+        self.mean.copy_(torch.from_numpy(mean))
+        self.deviation.copy_(torch.from_numpy(np.sqrt(squares / count)))
+
+    def loss(self, x: Tensor) -> dict[str, Tensor]:
+        """Mean absolute difference of image and reconstruction, for the learning curves only."""
+        return {"loss": (x - self.reconstruct(x)).abs().mean()}
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean healthy image, whatever x is."""
+        return self.mean.expand_as(x).clone()
+
+    def score(self, x: Tensor, reconstruction: Tensor, perceptual: Tensor) -> Tensor:
+        """Plain residual |x - reconstruction|."""
+        return (x - reconstruction).abs()
+
+
+class VoxelZ(VoxelMean):
+    """Absolute z-score in the healthy population: map = |x - mean| / (deviation + floor)."""
+
+    tiny: ClassVar[dict] = {}
+
+    def __init__(self, size: Sequence[int], floor: float = 0.01):
+        """Set the floor of the deviation.
+
+        Args:
+            size: pixels along each axis.
+            floor: added to the standard deviation, in image intensity, > 0. Outside the brain, and on its rim
+                where few subjects reach, the deviation is 0 or nearly so, and a z-score without floor would
+                be undefined or decided by rounding. 0.01 is one percent of the intensity range: below the
+                noise of a T1 scan (two to four percent), so that it alters no z-score inside the brain by
+                much.
+        """
+        super().__init__(size)
+        if floor <= 0:
+            raise ValueError(f"floors.VoxelZ needs a floor above 0, not {floor}: correct its params.")
+        self.floor = floor
+
+    def score(self, x: Tensor, reconstruction: Tensor, perceptual: Tensor) -> Tensor:
+        """Residual in standard deviations of the healthy population."""
+        return (x - reconstruction).abs() / (self.deviation + self.floor)
+
+
+class Intensity(Detector):
+    """The image itself: reconstruct = an empty image, so that the residual is the intensity; map = x."""
+
+    tiny: ClassVar[dict] = {}
+
+    def loss(self, x: Tensor) -> dict[str, Tensor]:
+        """Mean intensity, for the learning curves only."""
+        return {"loss": x.abs().mean()}
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Zeros."""
+        return torch.zeros_like(x)
+
+    def score(self, x: Tensor, reconstruction: Tensor, perceptual: Tensor) -> Tensor:
+        """The intensity of each pixel."""
+        return x.clone()

@@ -1,0 +1,143 @@
+"""Conventions of the affine maps against torchvision and scipy; batches of images."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.ndimage import affine_transform
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import affine
+
+from brainuad.augmentation import RandomAffine, rotation_in_plane, warp
+from brainuad.sample_set import Images, SampleSet, split_batches
+
+STILL = {"rotation": 0, "translation": 0, "scaling": 0}
+
+
+def pictures(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("size", [(24, 17), (12, 9, 14)])
+def test_nothing_to_do_changes_nothing(size):
+    x = pictures(3, 1, *size)
+    assert torch.equal(RandomAffine(**STILL, flip=0)(x, generator()), x)
+    eye = torch.eye(len(size)).repeat(3, 1, 1)
+    torch.testing.assert_close(warp(x, eye, torch.zeros(3, len(size))), x, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(24, 17), (12, 9, 14)])
+def test_flip_is_left_to_right(size):
+    x = pictures(2, 1, *size)
+    assert torch.equal(RandomAffine(**STILL, flip=1)(x, generator()), x.flip(2))
+    mirror = torch.diag(torch.tensor([-1.0] + [1.0] * (len(size) - 1))).repeat(2, 1, 1)
+    torch.testing.assert_close(warp(x, mirror, torch.zeros(2, len(size))), x.flip(2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(24, 17), (12, 9, 14)])
+def test_shift_moves_by_whole_pixels_and_brings_zeros(size):
+    x = pictures(1, 1, *size)
+    shift = torch.tensor([[3.0, -2.0] + [0.0] * (len(size) - 2)])
+    moved = warp(x, torch.eye(len(size))[None], shift)
+    torch.testing.assert_close(moved[:, :, 3:, :-2], x[:, :, :-3, 2:], atol=1e-5, rtol=0)
+    assert moved[:, :, :3].abs().max() < 1e-5
+    assert moved[:, :, :, -2:].abs().max() < 1e-5
+
+
+def test_agrees_with_torchvision():
+    # torchvision turns clockwise on a screen, whose second axis points right and first axis down: from the
+    # second towards the first. It lists shifts with the second axis first.
+    x = pictures(1, 1, 32, 24)
+    angle, scale = 7.0, 1.08
+    theirs = affine(
+        x, angle=angle, translate=[2, -3], scale=scale, shear=[0.0], interpolation=InterpolationMode.BILINEAR
+    )
+    matrix = scale * rotation_in_plane((1, 0), torch.tensor([math.radians(angle)]), 2)
+    ours = warp(x, matrix, torch.tensor([[-3.0, 2.0]]))
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(20, 26), (12, 9, 14)])
+def test_agrees_with_scipy(size):
+    axes = len(size)
+    source = np.random.default_rng(1)
+    x = pictures(1, 1, *size)
+    matrix = np.eye(axes) + source.uniform(-0.2, 0.2, (axes, axes))
+    shift = source.uniform(-2, 2, axes)
+    centre = (np.array(size) - 1) / 2
+    inverse = np.linalg.inv(matrix)
+    theirs = affine_transform(
+        x[0, 0].numpy(), inverse, centre - inverse @ (centre + shift), order=1, mode="grid-constant"
+    )
+    ours = warp(x, torch.tensor(matrix[None]).float(), torch.tensor(shift[None]).float())
+    np.testing.assert_allclose(ours[0, 0], theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 20), (10, 12, 14)])
+def test_draws_lie_in_their_ranges_and_follow_the_seed(size):
+    transform = RandomAffine(rotation=10, translation=0.1, scaling=0.1, flip=0.5)
+    flipped = torch.rand(500, generator=generator(3)) < 0.5
+    matrix, shift = transform.draw(torch.Size(size), flipped, generator(1))
+    volume = torch.linalg.det(matrix)
+    scale = volume.abs() ** (1 / len(size))
+    assert torch.equal(volume < 0, flipped)
+    assert 0.9 - 1e-5 < scale.min() < 0.91
+    assert 1.09 < scale.max() < 1.1 + 1e-5
+    assert (shift.abs() <= 0.1 * torch.tensor(size)).all()
+    assert (shift.abs().amax(0) > 0.09 * torch.tensor(size)).all()
+    x = pictures(4, 1, *size)
+    assert torch.equal(transform(x, generator(5)), transform(x, generator(5)))
+    assert not torch.equal(transform(x, generator(5)), transform(x, generator(6)))
+
+
+def test_rotation_range():
+    transform = RandomAffine(rotation=10, translation=0, scaling=0, flip=0)
+    matrix, _ = transform.draw(torch.Size((8, 8)), torch.zeros(500, dtype=torch.bool), generator())
+    degrees = torch.rad2deg(torch.atan2(matrix[:, 1, 0], matrix[:, 0, 0])).abs()
+    assert 9.8 < degrees.max() <= 10.0001
+
+
+def test_values_stay_in_range():
+    moved = RandomAffine(30, 0.3, 0.3, 0.5)(pictures(8, 1, 16, 16), generator())
+    assert moved.min() >= 0
+    assert moved.max() <= 1 + 1e-6
+
+
+def test_split_batches_never_leaves_one_image():
+    assert [len(b) for b in split_batches(np.arange(10), 4)] == [4, 4, 2]
+    assert [len(b) for b in split_batches(np.arange(9), 4)] == [4, 5]
+    assert [len(b) for b in split_batches(np.arange(1), 4)] == [1]
+    np.testing.assert_array_equal(np.concatenate(split_batches(np.arange(9), 4)), np.arange(9))
+
+
+def write_set(folder, splits, size, value):
+    folder.mkdir()
+    images = np.full((len(splits), 1, *size), value, dtype=np.float32) + np.arange(len(splits)).reshape(-1, 1, 1, 1)
+    np.save(folder / "images.npy", images)
+    pd.DataFrame({"split": splits}).to_csv(folder / "table.tsv", sep="\t", index=False)
+    return SampleSet(folder)
+
+
+def test_images_of_a_split_over_two_sets(tmp_path):
+    one = write_set(tmp_path / "one", ["train", "test", "train"], (4, 4), 0)
+    two = write_set(tmp_path / "two", ["validation", "train", "train"], (4, 4), 10)
+    images = Images([one, two], "train")
+    assert len(images) == 4
+    np.testing.assert_array_equal(images[np.array([3, 0, 2])][:, 0, 0, 0], [0, 11, 12])
+    batches = list(images.batches(2))
+    np.testing.assert_array_equal(np.concatenate(batches)[:, 0, 0, 0], [0, 2, 11, 12])
+    assert batches[0].dtype == np.float32
+    assert len(Images([one], "validation")) == 0
+
+
+def test_sets_of_different_sizes_are_refused(tmp_path):
+    one = write_set(tmp_path / "one", ["train"], (4, 4), 0)
+    two = write_set(tmp_path / "two", ["train"], (4, 8), 0)
+    with pytest.raises(ValueError, match="must share one size"):
+        Images([one, two], "train")

@@ -1,0 +1,303 @@
+"""Training on tiny simulated sample sets: resume, checkpoints, splits, schedule, failure."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from brainuad.models import available, class_of, load
+from brainuad.models.detector import Detector
+from brainuad.models.floors import VoxelMean
+from brainuad.progress import Progress, clock
+from brainuad.training import Run, accelerate, learning_rate, train
+
+SIZE = (32, 32)
+AUGMENTATION = {"rotation": 10.0, "translation": 0.1, "scaling": 0.1, "flip": 0.5}
+VQVAE = {
+    "class": "vqvae.VQVAE",
+    "params": {"channels": [4, 4], "residual_units": 1, "codes": 4, "code_channels": 4},
+}
+
+
+OUTPUTS = {
+    "model": "model.safetensors",
+    "description": "model.json",
+    "history": "history.tsv",
+    "cost": "cost.json",
+}
+
+
+def entry(**changes):
+    training = {
+        "device": "cpu",
+        "precision": "auto",
+        "augmentation": AUGMENTATION,
+        "checkpoint_every": 2,
+        "validate_every": 2,
+    }
+    return {**VQVAE, "batch_size": 4, "epochs": 5, "lr": 1e-3, "training": training, **changes}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """A sample set whose test rows would turn any loss into nan."""
+    folder = tmp_path_factory.mktemp("cohort")
+    splits = ["train"] * 5 + ["test"] * 3 + ["validation"] * 3 + ["train"] * 5
+    images = np.random.default_rng(0).uniform(0, 1, (len(splits), 1, *SIZE)).astype(np.float32)
+    images[[split == "test" for split in splits]] = np.nan
+    np.save(folder / "images.npy", images)
+    table = pd.DataFrame({"sample": range(len(splits)), "split": splits})
+    table.to_csv(folder / "table.tsv", sep="\t", index=False)
+    return folder
+
+
+def run(folder, cohort, settings, seed=1, **options):
+    folder.mkdir(exist_ok=True)
+    paths = {key: folder / name for key, name in OUTPUTS.items()}
+    train([cohort], **paths, settings=settings, seed=seed, **options)
+    return load(folder / "model.safetensors").state_dict(), pd.read_csv(folder / "history.tsv", sep="\t")
+
+
+def same(one, two):
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Starts a run and kills it in its fourth epoch, after the checkpoint of the second."""
+
+    def start(folder, cohort, settings, **options):
+        train_epoch = Run.train_epoch
+
+        def fail(self, epoch):
+            if epoch == 3:
+                raise KeyboardInterrupt
+            return train_epoch(self, epoch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "train_epoch", fail)
+            with pytest.raises(KeyboardInterrupt):
+                run(folder, cohort, settings, **options)
+        assert (folder / "checkpoint.pt").exists()
+        assert not (folder / "model.safetensors").exists()
+
+    return start
+
+
+def test_resumed_equals_uninterrupted(tmp_path, cohort, killed, capsys, monkeypatch):
+    step = Detector.step
+
+    def noisy(self, x, optimizers, backward):
+        return step(self, x + 0.1 * torch.randn_like(x), optimizers, backward)
+
+    monkeypatch.setattr(Detector, "step", noisy)  # a model that draws random numbers of its own
+    settings = entry(min_lr=1e-5, warmup_epochs=1)
+    whole, history = run(tmp_path / "whole", cohort, settings)
+    killed(tmp_path / "resumed", cohort, settings)
+    resumed, resumed_history = run(tmp_path / "resumed", cohort, settings)
+    assert "goes on after epoch 2" in capsys.readouterr().out
+    assert same(whole, resumed)
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed_history.drop(columns="seconds"))
+    assert json.loads((tmp_path / "resumed" / "cost.json").read_text())["starts"] == 2
+    assert not (tmp_path / "resumed" / "checkpoint.pt").exists()
+
+
+def test_seed_decides(tmp_path, cohort):
+    settings = entry(epochs=1)
+    first, _ = run(tmp_path / "a", cohort, settings)
+    again, _ = run(tmp_path / "b", cohort, settings)
+    other, _ = run(tmp_path / "c", cohort, settings, seed=2)
+    assert same(first, again)
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize("change", ["settings", "seed", "truncated", "empty", "images"])
+def test_checkpoint_of_another_run_or_damaged_is_ignored(tmp_path, cohort, killed, capsys, change):
+    settings, seed, message = entry(), 1, "belongs to other"
+    killed(tmp_path / "run", cohort, settings)
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    if change == "settings":
+        settings = entry(lr=2e-3)
+    elif change == "seed":
+        seed = 2
+    elif change == "images":
+        other = tmp_path / "cohort"
+        other.mkdir()
+        np.save(other / "images.npy", np.load(cohort / "images.npy") / 2)
+        (other / "table.tsv").write_bytes((cohort / "table.tsv").read_bytes())
+        cohort = other
+    else:
+        content = checkpoint.read_bytes()
+        checkpoint.write_bytes(content[: len(content) // 2] if change == "truncated" else b"")
+        message = "cannot be read"
+    weights, _ = run(tmp_path / "run", cohort, settings, seed)
+    assert message in capsys.readouterr().out
+    assert same(weights, run(tmp_path / "fresh", cohort, settings, seed)[0])
+    assert json.loads((tmp_path / "run" / "cost.json").read_text())["starts"] == 1
+
+
+def test_outputs(tmp_path, cohort):
+    _, history = run(tmp_path / "run", cohort, entry())
+    terms = ["loss", "reconstruction", "commitment"]
+    assert list(history) == ["epoch", "lr", "seconds", *terms, *[f"validation_{term}" for term in terms]]
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
+    # Validated at each second epoch and at the last; test rows are nan, so any touch of them would show.
+    assert history["validation_loss"].notna().tolist() == [False, True, False, True, True]
+    assert history["loss"].notna().all()
+    cost = json.loads((tmp_path / "run" / "cost.json").read_text())
+    assert (cost["epochs"], cost["starts"], cost["precision"]) == (5, 1, "32-true")
+    model = load(tmp_path / "run" / "model.safetensors")
+    assert cost["parameters"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert cost["images_per_second"] == pytest.approx(50 / history["seconds"].sum(), rel=1e-3)
+    assert cost["wall_seconds"] > history["seconds"].sum()
+    assert cost["peak_memory_meaning"] == "resident in the process"
+    assert cost["peak_memory_mb"] > 50
+    metadata = json.loads((tmp_path / "run" / "model.json").read_text())["metadata"]
+    assert metadata["seed"] == 1
+    assert metadata["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert len(metadata["settings_sha256"]) == 64
+
+
+def test_validation_is_without_augmentation_and_in_eval_mode(tmp_path, cohort):
+    _, history = run(tmp_path / "run", cohort, entry(epochs=1))
+    model = load(tmp_path / "run" / "model.safetensors")
+    x = torch.from_numpy(np.load(cohort / "images.npy")[8:11])
+    with torch.no_grad():
+        assert history["validation_loss"].iloc[0] == pytest.approx(model.loss(x)["loss"].item(), rel=1e-5)
+
+
+def test_two_sample_sets_are_joined(tmp_path, cohort):
+    images = []
+    original = VoxelMean.fit
+
+    def spy(self, batches):
+        images.extend(batches)
+        original(self, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VoxelMean, "fit", spy)
+        settings = entry(**{"class": "floors.VoxelMean", "params": {}})
+        paths = {key: tmp_path / name for key, name in OUTPUTS.items()}
+        train([cohort, cohort], **paths, settings=settings, seed=0)
+    assert sum(map(len, images)) == 20
+    expected = np.concatenate(images).astype(np.float64).mean(0)
+    np.testing.assert_allclose(load(paths["model"]).mean[0].numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("class_name", available())
+def test_every_model_trains(tmp_path, cohort, class_name):
+    cls = class_of(class_name)
+    upstream = None
+    if cls.requires:
+        run(tmp_path / "upstream", cohort, tiny_entry(cls.requires))
+        upstream = tmp_path / "upstream" / "model.safetensors"
+    weights, history = run(tmp_path / "run", cohort, tiny_entry(class_name), upstream=upstream)
+    assert len(history) == 1
+    assert np.isfinite(history[["loss", "validation_loss"]]).all(axis=None)
+    if upstream:
+        trained = load(upstream).state_dict()
+        assert all(torch.equal(weights[f"upstream.{name}"], value) for name, value in trained.items())
+
+
+def tiny_entry(class_name):
+    return entry(**{"class": class_name, "params": class_of(class_name).tiny, "epochs": 1})
+
+
+def test_mixed_precision_keeps_weights_in_full(tmp_path, cohort):
+    settings = entry()
+    settings["training"] = {**settings["training"], "precision": "bf16-mixed"}
+    weights, history = run(tmp_path / "run", cohort, settings)
+    assert all(value.dtype == torch.float32 for value in weights.values())
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    full, _ = run(tmp_path / "full", cohort, entry())
+    assert not same(weights, full)
+
+
+def test_loss_that_is_not_finite_stops_training(tmp_path, cohort, monkeypatch):
+    step, updates = Detector.step, []
+
+    def explode(self, x, optimizers, backward):
+        updates.append(1)
+        terms = step(self, x, optimizers, backward)
+        return terms | {"commitment": terms["loss"] * math.inf} if len(updates) > 7 else terms
+
+    monkeypatch.setattr(Detector, "step", explode)
+    with pytest.raises(ValueError, match=r"epoch 3 because loss term 'commitment' is inf .*checkpoint\.pt holds"):
+        run(tmp_path / "run", cohort, entry())
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_learning_rate_in_closed_form():
+    assert learning_rate(3.7, 10, 1e-3) == 1e-3
+    assert learning_rate(0, 10, 1e-3, warmup_epochs=2) == 0
+    assert learning_rate(0.5, 10, 1e-3, 1e-6, 2) == pytest.approx(0.25e-3)
+    assert learning_rate(2, 10, 1e-3, 1e-6, 2) == pytest.approx(1e-3)
+    assert learning_rate(6, 10, 1e-3, 1e-6, 2) == pytest.approx((1e-3 + 1e-6) / 2)
+    quarter = 1e-6 + (1e-3 - 1e-6) * (1 + math.sqrt(0.5)) / 2
+    assert learning_rate(4, 10, 1e-3, 1e-6, 2) == pytest.approx(quarter)
+    assert learning_rate(10, 10, 1e-3, 1e-6) == pytest.approx(1e-6)
+
+
+def test_schedule_reaches_every_group_of_the_optimisers(tmp_path, cohort, monkeypatch):
+    rates = []
+    step = Detector.step
+
+    def groups(self, lr):
+        first, *rest = [p for p in self.parameters() if p.requires_grad]
+        return [torch.optim.Adam([{"params": rest}, {"params": [first], "lr": lr / 10}], lr)]
+
+    def spy(self, x, optimizers, backward):
+        rates.append([group["lr"] for group in optimizers[0].param_groups])
+        return step(self, x, optimizers, backward)
+
+    monkeypatch.setattr(Detector, "optimizers", groups)
+    monkeypatch.setattr(Detector, "step", spy)
+    _, history = run(tmp_path / "run", cohort, entry(epochs=2, min_lr=1e-5, warmup_epochs=1))
+    expected = [learning_rate(update / 3, 2, 1e-3, 1e-5, 1) for update in range(6)]  # ten images: 4, 4, 2
+    np.testing.assert_allclose([rate[0] for rate in rates], expected)
+    np.testing.assert_allclose([rate[1] for rate in rates], np.array(expected) / 10)
+    np.testing.assert_allclose(history["lr"], [expected[2], expected[5]])
+
+
+def test_mistakes_are_named(tmp_path, cohort):
+    healthy = tmp_path / "untrained"
+    healthy.mkdir()
+    np.save(healthy / "images.npy", np.zeros((2, 1, *SIZE), np.float32))
+    pd.DataFrame({"split": ["test", "test"]}).to_csv(healthy / "table.tsv", sep="\t", index=False)
+    with pytest.raises(ValueError, match="no row has the split 'train'"):
+        run(tmp_path / "run", healthy, entry())
+    with pytest.raises(ValueError, match="16-mixed, which needs a GPU"):
+        accelerate({"device": "cpu", "precision": "16-mixed"})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_missing_gpu_is_named():
+    with pytest.raises(ValueError, match="no GPU"):
+        accelerate({"device": "cuda"})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["auto", "16-mixed", "32-true"])
+def test_gpu(tmp_path, cohort, killed, precision):
+    settings = entry()
+    settings["training"] = {**settings["training"], "device": "auto", "precision": precision}
+    killed(tmp_path / "run", cohort, settings)
+    _, history = run(tmp_path / "run", cohort, settings)
+    assert np.isfinite(history["loss"]).all()
+    cost = json.loads((tmp_path / "run" / "cost.json").read_text())
+    assert cost["peak_memory_meaning"] == "allocated on the GPU by torch"
+
+
+def test_progress_in_a_log(capsys):
+    progress = Progress(100)
+    for epoch in range(1, 13):
+        progress.update(epoch, 0.0312, 0.0334, 41.0)
+    progress.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rsplit(" ", 2)[0] for line in lines] == [
+        "epoch 10/100 [#.........] loss 0.0312 validation 0.0334 41 images/s"
+    ]
+    assert [clock(seconds) for seconds in (5, 151, 3725)] == ["0:05", "2:31", "1:02:05"]
