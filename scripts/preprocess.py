@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from brainuad.preprocessing import preprocess
+
 from brainuad.runtime import start
 
 start(snakemake)
