@@ -72,7 +72,7 @@ def sentence(error: jsonschema.ValidationError) -> str:
         return f"`{key}` is {value!r}, which is none of {choices}{nearest(str(value), error.validator_value)}."
     if error.validator in ("minProperties", "minItems"):
         return f"`{key}` is empty: it needs at least {error.validator_value} entry."
-    if error.validator == "propertyNames" or error.validator == "pattern":
+    if error.validator == "pattern" and "propertyNames" in error.absolute_schema_path:
         return (
             f"`{key}`: the name {value!r} may hold small letters, digits and underscores only and starts with a letter."
         )
