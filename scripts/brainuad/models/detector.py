@@ -101,11 +101,13 @@ class Detector(nn.Module):
             optimizers: those of ``optimizers``.
             backward: to be called in place of ``loss.backward()``: it scales the loss where half precision
                 needs that. It passes on ``inputs=`` and ``retain_graph=``, so a model with two objectives
-                writes ``backward(first, inputs=first_parameters, retain_graph=True)`` and ``backward(second,
-                inputs=second_parameters)`` on one graph, then steps both optimisers.
+                writes ``backward(first, inputs=first_parameters, retain_graph=True)``, steps the first optimiser,
+                and then does the same for the second.
 
         Returns:
-            Scalar terms to log, among them ``loss``, the same names as those of ``loss(x)``.
+            Scalar terms to log; those of ``loss(x)`` are among them. The whole step runs under autocast, which
+            keeps half-precision copies of the weights: a model that runs forward again after an optimiser's step
+            calls ``torch.clear_autocast_cache()`` in between.
         """
         terms = self.loss(x)
         for optimizer in optimizers:
