@@ -1,5 +1,10 @@
 """Fixtures that many tests share."""
 
+import os
+
+# Two test processes share the cores; more threads than cores would make small operations several times slower.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +13,11 @@ import pytest
 from brainuad.sample_set import SampleWriter
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items):
+    """Start with the longest file, so that the others fill the second process meanwhile."""
+    items.sort(key=lambda item: "test_workflow" not in item.nodeid)
 
 
 @pytest.fixture

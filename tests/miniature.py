@@ -21,6 +21,7 @@ def miniature(folder: Path) -> dict:
     for name, entry in config["datasets"].items():
         if "phantom" in entry:
             entry["phantom"]["subjects"] = 8 if name in config["training"]["datasets"] else 2
+            entry["phantom"].setdefault("site", {})["spacing"] = [3.0, 3.0, 3.0]
             continue
         entry["anomalies"]["size"] = [6, 10]
     # With this seed the eight subjects of the training dataset fall 4 to training, 1 to validation, 3 to test.
@@ -28,6 +29,7 @@ def miniature(folder: Path) -> dict:
     config["datasets"]["phantom_a"]["split"] = {"train": 0.5, "validation": 0.25, "test": 0.25}
     config["preprocessing"]["resolution"] = 4.0
     config["samples"] = {"size": [48, 48], "spacing": 4.0, "positions": [8.0]}
+    config["models"] = {name: config["models"][name] for name in ("vqvae", "voxel_z")}
     for entry in config["models"].values():
         module, name = entry["class"].split(".")
         entry["params"] = plain(getattr(importlib.import_module(f"brainuad.models.{module}"), name).tiny)

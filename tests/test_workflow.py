@@ -205,13 +205,10 @@ def test_the_table_has_every_model_and_dataset(finished):
     config = yaml.safe_load((finished / "config/config.yaml").read_text())
     table = pd.read_csv(finished / "results/comparison.tsv", sep="\t")
     assert list(table["model"]) == list(config["models"])
-    assert list(table["floor"]) == [False, True, True, True]
+    assert list(table["floor"]) == [False, True]
     for column in ("phantom_a/ssim/frame", "phantom_b/ssim/brain", "phantom_a_synthetic/auroc/frame"):
         assert table[column].between(-1, 1).all(), column
-    mean, z = (
-        table.set_index("model").loc[name, "phantom_a_synthetic/auroc/frame"] for name in ("voxel_mean", "voxel_z")
-    )
-    assert min(mean, z) > 0.7  # constant patches differ from a mean brain
+    assert table.set_index("model").loc["voxel_z", "phantom_a_synthetic/auroc/frame"] > 0.7
     assert "simulated" in (finished / "results/table2.md").read_text()
     for model in config["models"].values():
         assert model["label"] in (finished / "results/table2.tex").read_text()
