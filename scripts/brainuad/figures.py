@@ -194,7 +194,7 @@ def draw_input(axes: np.ndarray, block: Example) -> None:
     outline(axes[0], block.lesion)
     if block.lesion.any():
         draw(axes[1], block.lesion, "image", 1)
-        write(axes[1], 0.5, 0.05, "true anomaly")
+        write(axes[1], 0.5, 0.92, "true anomaly")
     axes[0].set_ylabel(block.title, fontsize=8, y=-0.02, labelpad=4)
 
 

@@ -1,0 +1,197 @@
+"""How well a scan came through preprocessing: measures of one scan, and the table and montage of a dataset."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from textwrap import wrap
+
+import nibabel
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+__all__ = ["bias_range", "correlation", "judge", "overlap", "quality", "robust_z", "volume"]
+
+# Which side of the median is suspicious: -1 low, 1 high, 0 both.
+MEASURES = {"correlation": -1, "overlap": -1, "brain_volume_ml": 0, "bias_range": 1}
+THRESHOLDS = {"correlation": "min_correlation", "overlap": "min_overlap"}
+POINT = (4.0, -18.0, 10.0)  # mm in template space: beside the falx, through thalamus and ventricles
+SHOWN, SHOWN_EXCLUDED = 40, 8
+OUTLINE, EXCLUDED, ODD = "#39d5ff", "#c0392b", "#b9770e"
+COLUMNS = 4  # scans in a row of the montage
+
+
+def correlation(image: np.ndarray, template: np.ndarray, mask: np.ndarray) -> float:
+    """Pearson's r of image and template over the voxels of the mask, in [-1, 1]; higher is better.
+
+    An image that is constant there has 0.
+    """
+    a, b = (array[mask].astype(np.float64) for array in (image, template))
+    a, b = a - a.mean(), b - b.mean()
+    norm = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / norm) if norm > 0 else 0.0
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice coefficient 2 |a ∩ b| / (|a| + |b|) of two masks, in [0, 1]; higher is better; 1 if both are empty."""
+    total = np.count_nonzero(a) + np.count_nonzero(b)
+    return 2 * np.count_nonzero(a & b) / total if total else 1.0
+
+
+def volume(mask: np.ndarray, spacing: Sequence[float]) -> float:
+    """Volume of a mask in ml, at `spacing` mm; adult brains have 1,000 to 1,900."""
+    return float(np.count_nonzero(mask) * np.prod(spacing) / 1000)
+
+
+def bias_range(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> float:
+    """Ratio of percentiles 99 and 1 of the removed bias field, before / after, in the mask; 1 is no bias."""
+    inside = mask & (before > 0) & (after > 0)
+    low, high = np.percentile(before[inside] / after[inside], [1, 99])
+    return float(high / low)
+
+
+def robust_z(values: np.ndarray) -> np.ndarray:
+    """(value - median) / (1.4826 MAD), in standard deviations of a normal distribution; NaN stays NaN.
+
+    Where half the values are equal and the MAD is 0, 1.2533 times the mean absolute deviation replaces the
+    denominator (Iglewicz and Hoaglin 1993); where all are equal, z is 0.
+    """
+    difference = values - np.nanmedian(values)
+    scale = 1.4826 * np.nanmedian(np.abs(difference)) or 1.2533 * np.nanmean(np.abs(difference))
+    return difference / scale if scale else difference
+
+
+def quality(chunks: list[Path], table: Path, montage: Path, dataset: str, settings: dict) -> None:
+    """Gather the tables of a dataset's preprocessing jobs, decide what is left out, and picture what is left.
+
+    Args:
+        chunks: tables that `preprocess` wrote; the scans' folders lie beside them.
+        table: TSV to write: the rows of the chunks, status and reason decided, and `outlier`: names and robust z of
+            the measures that are outliers of the dataset.
+        montage: PNG to write.
+        settings: the ``quality`` section: ``min_correlation``, ``min_overlap``, ``outlier_z``.
+
+    Raises:
+        ValueError: no scan is left.
+    """
+    scans = judge(pd.concat([read_chunk(chunk) for chunk in chunks], ignore_index=True), settings)
+    included = scans["status"].eq("included")
+    if not included.any():
+        raise ValueError(
+            f"All {len(scans)} scans of dataset {dataset} are excluded, the first because: {scans['reason'].iloc[0]}"
+        )
+    for path in (table, montage):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    draw(scans, dataset).savefig(montage, dpi=100)
+    scans.drop(columns="folder").to_csv(table, sep="\t", index=False, float_format="%.6g")
+    print(f"{dataset}: {included.sum()} of {len(scans)} scans included, {scans['outlier'].ne('').sum()} flagged")
+    for row in scans[~included].itertuples():
+        print(f"{row.scan} excluded: {row.reason}")
+
+
+def read_chunk(path: Path) -> pd.DataFrame:
+    """The table of one preprocessing job; ``folder`` says where each scan's files are."""
+    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    for name in MEASURES:
+        table[name] = pd.to_numeric(table[name])
+    return table.assign(folder=[path.parent / scan for scan in table["scan"]])
+
+
+def judge(scans: pd.DataFrame, settings: dict) -> pd.DataFrame:
+    """A copy in which scans below a threshold are excluded, with the reason, and `outlier` names odd measures.
+
+    A measure is odd if its robust z among the included scans lies beyond `outlier_z` on the suspicious side: low for
+    correlation and overlap, high for the bias, either for the volume.
+    """
+    scans = scans.copy()
+    for name, key in THRESHOLDS.items():
+        below = scans["status"].eq("included") & ~(scans[name] >= settings[key])
+        scans.loc[below, "reason"] = [
+            f"{scan}: {name} {value:.2f} with the template is below quality.{key} ({settings[key]:g}): "
+            "check the scan's orientation and its brain mask."
+            for scan, value in zip(scans["scan"][below], scans[name][below], strict=True)
+        ]
+        scans.loc[below, "status"] = "excluded"
+    included = scans["status"].eq("included")
+    flags = pd.Series("", index=scans.index)
+    for name, side in MEASURES.items() if included.any() else ():
+        z = pd.Series(robust_z(scans[name][included].to_numpy()), index=scans.index[included])
+        odd = z[(z * side if side else z.abs()) > settings["outlier_z"]]
+        flags[odd.index] += [f"{name} {value:+.1f}; " for value in odd]
+    scans["outlier"] = flags.str.removesuffix("; ")
+    return scans
+
+
+def draw(scans: pd.DataFrame, dataset: str) -> Figure:
+    """Axial, coronal and sagittal slice of each scan with the outline of the template's brain, and a list of the rest.
+
+    Included scans come first, outliers and lowest correlations before the others, then (in red) excluded ones that were
+    registered; radiological convention: the subject's right is on the left of the picture.
+    """
+    included = scans[scans["status"].eq("included")].sort_values("correlation", kind="stable")
+    included = included.sort_values("outlier", key=lambda flag: flag.eq(""), kind="stable")
+    excluded = scans[scans["status"].ne("included")]
+    registered = excluded[excluded["correlation"].notna()]
+    shown = pd.concat([included[:SHOWN], registered[:SHOWN_EXCLUDED]])
+    notes = [f"{row.scan}: {row.reason}" for row in excluded[:SHOWN].itertuples()]
+    hidden = len(included) - min(SHOWN, len(included))
+    notes += [f"and {len(excluded) - SHOWN} more excluded"] if len(excluded) > SHOWN else []
+    lines = [line for note in notes for line in wrap(note, 150)]
+    rows, columns = -(-len(shown) // COLUMNS), min(COLUMNS, len(shown))
+    heights = (0.5, 1.65 * rows, 0.2 * len(lines) + 0.2)
+    figure = Figure(figsize=(max(4.2 * columns, 8.4), sum(heights)), layout="constrained")
+    top, text = figure.subfigures(2, 1, height_ratios=(heights[0] + heights[1], heights[2]))
+    more = f" ({hidden} more not shown)" if hidden else ""
+    top.suptitle(f"{dataset}: {len(included)} scans included{more}, {len(excluded)} excluded", fontsize=11)
+    axes = list(top.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, row in zip(axes, shown.itertuples(), strict=False):
+        draw_scan(axis, row)
+    text.text(0.01, 0.98, "\n".join(lines), fontsize=7, va="top", color=EXCLUDED)
+    return figure
+
+
+def draw_scan(axis: Axes, row: tuple) -> None:
+    """The three slices of one scan beside each other."""
+    image = nibabel.load(row.folder / "t1w.nii.gz")
+    views = [slices(volume, image.affine) for volume in (np.asarray(image.dataobj), template_brain(image))]
+    axis.imshow(beside(views[0]), origin="lower", cmap="gray", vmin=0, vmax=1)
+    axis.contour(beside(views[1]), [0.5], colors=OUTLINE, linewidths=0.6)
+    excluded = row.status != "included"
+    title = f"{row.scan}  r {row.correlation:.2f}  Dice {row.overlap:.2f}"
+    title += "\nexcluded" if excluded else f"\n{row.outlier}" if row.outlier else ""
+    axis.set_title(title, fontsize=7, color=EXCLUDED if excluded else ODD if row.outlier else "black")
+
+
+def template_brain(image: nibabel.Nifti1Image) -> np.ndarray:
+    """The template's brain mask on the grid of a preprocessed scan."""
+    return _template_brain(image.shape, tuple(image.affine.ravel().tolist()))
+
+
+@lru_cache(maxsize=1)
+def _template_brain(shape: tuple, affine: tuple) -> np.ndarray:
+    from nilearn.datasets import load_mni152_brain_mask
+    from nilearn.image import resample_img
+
+    grid = {"target_affine": np.reshape(affine, (4, 4)), "target_shape": shape}
+    mask = load_mni152_brain_mask(1)
+    mask = resample_img(mask, **grid, interpolation="nearest", force_resample=True, copy_header=True)
+    return np.asarray(mask.dataobj) > 0
+
+
+def slices(volume: np.ndarray, affine: np.ndarray) -> list[np.ndarray]:
+    """Axial, coronal and sagittal slice through `POINT`, rows upwards, right of the subject on the left."""
+    i, j, k = np.rint(np.linalg.solve(affine, [*POINT, 1])[:3]).astype(int)
+    return [volume[::-1, :, k].T, volume[::-1, j, :].T, volume[i, :, :].T]
+
+
+def beside(images: Sequence[np.ndarray]) -> np.ndarray:
+    """The images in one row, centred on the tallest."""
+    height = max(image.shape[0] for image in images)
+    padded = []
+    for image in images:
+        low = (height - image.shape[0]) // 2
+        padded.append(np.pad(image.astype(np.float32), ((low, height - image.shape[0] - low), (1, 1))))
+    return np.hstack(padded)
