@@ -153,8 +153,6 @@ def read_scan(path: str | Path) -> nibabel.Nifti1Image:
     if image.ndim != 3:
         raise ValueError(f"{path} has {image.ndim} axes {image.shape}: give one 3-D T1-weighted volume.")
     affine = image.affine
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise ValueError(f"{path} has an affine that cannot be inverted: repair the sform or qform in its header.")
     sizes = nibabel.affines.voxel_sizes(affine)
     extents = sizes * image.shape
     for what, values, (low, high) in (("voxels", sizes, VOXEL_SIZE), ("a field of view", extents, FIELD_OF_VIEW)):
@@ -202,6 +200,8 @@ def load(path: str | Path) -> nibabel.Nifti1Image:
         raise ValueError(f"{path} cannot be read ({error}): copy or convert the scan again.") from error
     if not isinstance(image, nibabel.Nifti1Pair) or array.dtype.kind not in "iuf":
         raise ValueError(f"{path} is not a NIfTI file of real numbers: convert the scan to NIfTI.")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+        raise ValueError(f"{path} has an affine that cannot be inverted: repair the sform or qform in its header.")
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     return nibabel.Nifti1Image(array.astype(np.float32), image.affine)

@@ -108,9 +108,9 @@ def judge(scans: pd.DataFrame, settings: dict) -> pd.DataFrame:
     for name, key in THRESHOLDS.items():
         below = scans["status"].eq("included") & ~(scans[name] >= settings[key])
         scans.loc[below, "reason"] = [
-            f"{scan}: {name} {value:.2f} with the template is below quality.{key} ({settings[key]:g}): "
-            "check the scan's orientation and its brain mask."
-            for scan, value in zip(scans["scan"][below], scans[name][below], strict=True)
+            f"The {name} with the template, {value:.2f}, is below quality.{key} ({settings[key]:g}): "
+            "look at the montage, and check the scan's orientation and contrast."
+            for value in scans[name][below]
         ]
         scans.loc[below, "status"] = "excluded"
     included = scans["status"].eq("included")
@@ -134,13 +134,14 @@ def draw(scans: pd.DataFrame, dataset: str) -> Figure:
     excluded = scans[scans["status"].ne("included")]
     registered = excluded[excluded["correlation"].notna()]
     shown = pd.concat([included[:SHOWN], registered[:SHOWN_EXCLUDED]])
+    width = max(4.2 * min(COLUMNS, len(shown)), 8.4)
     notes = [f"{row.scan}: {row.reason}" for row in excluded[:SHOWN].itertuples()]
     hidden = len(included) - min(SHOWN, len(included))
     notes += [f"and {len(excluded) - SHOWN} more excluded"] if len(excluded) > SHOWN else []
-    lines = [line for note in notes for line in wrap(note, 150)]
+    lines = [line for note in notes for line in wrap(note, int(16 * width))]
     rows, columns = -(-len(shown) // COLUMNS), min(COLUMNS, len(shown))
     heights = (0.5, 1.65 * rows, 0.2 * len(lines) + 0.2)
-    figure = Figure(figsize=(max(4.2 * columns, 8.4), sum(heights)), layout="constrained")
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     top, text = figure.subfigures(2, 1, height_ratios=(heights[0] + heights[1], heights[2]))
     more = f" ({hidden} more not shown)" if hidden else ""
     top.suptitle(f"{dataset}: {len(included)} scans included{more}, {len(excluded)} excluded", fontsize=11)

@@ -1,0 +1,272 @@
+"""The preprocessing job: what it writes, what it sets aside, what it does not do twice."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from nibabel import orientations
+
+from brainuad import preprocessing
+from brainuad.phantom import Site, simulate
+from brainuad.preprocessing import preprocess, read_lesion, read_scan
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+SETTINGS = {
+    "resolution": 4.0,
+    "scans_per_job": 16,
+    "bias_correction": {"spacing": 8.0, "iterations": [20, 20, 20], "tolerance": 1e-4},
+    "registration": {"transform": "affine", "spacing": 4.0},
+    "normalization": {"low": 1.0, "high": 99.0},
+    "seed": 7,
+}
+MEASURES = {"correlation": 0.8, "overlap": 0.9, "brain_volume_ml": 1400.0, "bias_range": 1.2}
+
+
+def entry(subject, t1w, lesion="", skull_stripped=None):
+    return {
+        "scan": f"sub-{subject}",
+        "subject": subject,
+        "session": "",
+        "t1w": str(t1w),
+        "lesion": str(lesion),
+        "skull_stripped": skull_stripped,
+    }
+
+
+def read_table(path):
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False).set_index("subject")
+
+
+def save(array, path, affine=None):
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([3.0, 3, 3, 1]) if affine is None else affine), path)
+    return path
+
+
+def volume(shape=(60, 70, 60)):
+    return np.indices(shape).sum(0).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """One simulated anatomy stored as RAS (with a lesion) and PSR, between two broken files; preprocessed."""
+    folder = tmp_path_factory.mktemp("cohort")
+    scan = simulate("001", Site(spacing=(2.5, 2.5, 2.5)), seed=7)
+    points = nibabel.affines.apply_affine(scan.t1w.affine, np.indices(scan.brain.shape).reshape(3, -1).T)
+    ball = (np.linalg.norm(points - [25, -20, 25], axis=1) < 12).reshape(scan.brain.shape)
+    codes = orientations.ornt_transform(*map(orientations.axcodes2ornt, ("RAS", "PSR")))
+    nibabel.save(scan.t1w, folder / "ras.nii.gz")
+    nibabel.save(scan.t1w.as_reoriented(codes), folder / "psr.nii.gz")
+    save(ball.astype(np.uint8), folder / "lesion.nii.gz", scan.t1w.affine)
+    (folder / "cut.nii.gz").write_bytes((folder / "ras.nii.gz").read_bytes()[:9000])
+    scans = [
+        entry("cut", folder / "cut.nii.gz"),
+        entry("ras", folder / "ras.nii.gz", folder / "lesion.nii.gz"),
+        entry("gone", folder / "gone.nii.gz"),
+        entry("psr", folder / "psr.nii.gz"),
+    ]
+    preprocess(scans, folder / "out", folder / "out/chunk-0.tsv", SETTINGS)
+    return folder, scans
+
+
+def test_bad_scans_are_set_aside_and_the_others_finished(cohort):
+    folder, _ = cohort
+    table = read_table(folder / "out/chunk-0.tsv")
+    assert table.index.tolist() == ["cut", "ras", "gone", "psr"]
+    assert table["status"].tolist() == ["excluded", "included", "excluded", "included"]
+    assert "cut.nii.gz cannot be read" in table["reason"]["cut"]
+    assert "gone.nii.gz does not exist" in table["reason"]["gone"]
+    assert os.listdir(folder / "out/sub-cut") == ["quality.json"]
+
+
+def test_outputs_lie_on_the_template_in_range(cohort):
+    folder, _ = cohort
+    t1w, mask, lesion = (nibabel.load(folder / f"out/sub-ras/{name}.nii.gz") for name in ("t1w", "mask", "lesion"))
+    assert t1w.get_data_dtype() == np.float32
+    assert mask.get_data_dtype() == lesion.get_data_dtype() == np.uint8
+    assert t1w.shape == mask.shape == lesion.shape == (50, 59, 48)
+    assert np.allclose(t1w.affine, [[4, 0, 0, -98], [0, 4, 0, -134], [0, 0, 4, -72], [0, 0, 0, 1]])
+    array, inside = t1w.get_fdata(), mask.get_fdata() > 0
+    assert array.min() == 0
+    assert array.max() == 1
+    assert not array[~inside].any()
+
+
+def test_record_holds_the_measures(cohort):
+    folder, _ = cohort
+    record = json.loads((folder / "out/sub-ras/quality.json").read_text())
+    assert record["correlation"] > 0.6
+    assert record["overlap"] > 0.9
+    assert 1300 < record["brain_volume_ml"] < 1900
+    assert 1 < record["bias_range"] < 2
+    assert record["skull_stripped"] is True
+    assert (record["orientation"], record["spacing"]) == ("RAS", [2.5, 2.5, 2.5])
+    ball = 4 / 3 * np.pi * 1.2**3
+    assert record["lesion_volume_ml"] == pytest.approx(ball, rel=0.05)
+
+
+def test_transforms_lead_there_and_back(cohort):
+    import ants
+
+    there, back = (ants.read_transform(str(cohort[0] / f"out/sub-ras/{way}_template.mat")) for way in ("to", "from"))
+    point = (10.0, -20.0, 30.0)
+    assert np.allclose(back.apply_to_point(there.apply_to_point(point)), point, atol=1e-3)
+    lesion = nibabel.load(cohort[0] / "out/sub-ras/lesion.nii.gz")
+    centre = nibabel.affines.apply_affine(lesion.affine, np.argwhere(lesion.get_fdata() > 0).mean(0))
+    native = np.array(there.apply_to_point((centre * [-1, -1, 1]).tolist())) * [-1, -1, 1]
+    assert np.allclose(native, [25, -20, 25], atol=1.0)
+
+
+def test_storage_order_does_not_matter(cohort):
+    ras, psr = (nibabel.load(cohort[0] / f"out/sub-{name}/t1w.nii.gz").get_fdata() for name in ("ras", "psr"))
+    assert np.abs(ras - psr).mean() < 1e-3
+    assert read_table(cohort[0] / "out/chunk-0.tsv")["orientation"]["psr"] == "PSR"
+
+
+def test_another_process_writes_the_same_bytes(cohort, tmp_path):
+    folder, scans = cohort
+    code = (
+        "import json, sys; from pathlib import Path; from brainuad.preprocessing import preprocess; "
+        "preprocess(*json.loads(sys.argv[1]), Path('out'), Path('out/table.tsv'), json.loads(sys.argv[2]))"
+    )
+    arguments = [json.dumps([[scans[1]]]), json.dumps(SETTINGS)]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, env=environment, check=True)
+    for name in ("t1w.nii.gz", "mask.nii.gz", "lesion.nii.gz", "to_template.mat", "from_template.mat"):
+        assert (tmp_path / "out/sub-ras" / name).read_bytes() == (folder / "out/sub-ras" / name).read_bytes(), name
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Replaces the four steps by a list of the scans they would have been run on."""
+    calls = []
+
+    def run(scan, folder, settings):
+        calls.append(scan["subject"])
+        if scan["subject"] == "stop" and calls.count("stop") == 1:
+            raise KeyboardInterrupt
+        if scan["subject"] == "odd":
+            raise RuntimeError("the library\nfailed")
+        for name in (*preprocessing.IMAGES, *preprocessing.TRANSFORMS):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        return dict(MEASURES)
+
+    monkeypatch.setattr(preprocessing, "run", run)
+    return calls
+
+
+def job(folder, *subjects, **settings):
+    for subject in subjects:
+        if not (folder / subject).exists():
+            (folder / subject).write_text(subject)
+    scans = [entry(subject, folder / subject) for subject in subjects]
+    preprocess(scans, folder / "out", folder / "table.tsv", SETTINGS | settings)
+    return read_table(folder / "table.tsv")
+
+
+def test_only_what_changed_is_done_again(counted, tmp_path):
+    job(tmp_path, "a", "b")
+    assert len(job(tmp_path, "a", "b", "c")) == 3
+    assert counted == ["a", "b", "c"]
+    os.utime(tmp_path / "b", ns=(1, 1))
+    job(tmp_path, "c", "b", "a", scans_per_job=3)
+    assert counted == ["a", "b", "c", "b"]
+    (tmp_path / "out/sub-a/mask.nii.gz").unlink()
+    job(tmp_path, "a")
+    assert counted == ["a", "b", "c", "b", "a"]
+    job(tmp_path, "a", seed=8)
+    assert counted[5:] == ["a"]
+
+
+def test_a_killed_job_repeats_no_finished_scan(counted, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        job(tmp_path, "a", "stop", "b")
+    assert not (tmp_path / "table.tsv").exists()
+    assert job(tmp_path, "a", "stop", "b")["status"].eq("included").all()
+    assert counted == ["a", "stop", "stop", "b"]
+
+
+def test_an_unexpected_failure_excludes_and_is_tried_again(counted, tmp_path, capsys):
+    table = job(tmp_path, "odd", "a")
+    assert table["status"].tolist() == ["excluded", "included"]
+    assert "odd failed unexpectedly (RuntimeError: the library failed)" in table["reason"]["odd"]
+    printed = capsys.readouterr()
+    assert "Traceback" in printed.err
+    assert "[2/2] sub-a included" in printed.out
+    job(tmp_path, "odd", "a")
+    assert counted == ["odd", "a", "odd"]
+
+
+def with_voxel(value):
+    array = volume()
+    array[5, 6, 7] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("array", "affine", "message"),
+    [
+        (np.stack([volume()] * 2, -1), None, "4 axes"),
+        (volume()[0], None, "2 axes"),
+        (with_voxel(np.nan), None, "1 voxels that are NaN"),
+        (with_voxel(np.inf), None, "1 voxels that are NaN"),
+        (np.zeros((60, 60, 60), np.float32), None, "0 in every voxel"),
+        (np.full((60, 60, 60), 7, np.float32), None, "7 in every voxel"),
+        (volume(), np.diag([3000.0, 3, 3, 1]), "voxels of 3e\\+03 x 3 x 3 mm"),
+        (volume((20, 60, 60)), None, "field of view of 60 x 180 x 180 mm"),
+    ],
+)
+def test_implausible_scans_are_refused_by_name(tmp_path, array, affine, message):
+    path = save(array, tmp_path / "scan.nii", affine)
+    with pytest.raises(ValueError, match=f"scan.nii .*{message}.*: .+"):
+        read_scan(path)
+
+
+def test_a_singular_affine_is_refused(tmp_path):
+    path = save(volume(), tmp_path / "scan.nii")
+    content = bytearray(path.read_bytes())
+    content[280:296] = bytes(16)  # srow_x of the NIfTI header
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"scan\.nii has an affine that cannot be inverted"):
+        read_scan(path)
+
+
+def test_unreadable_files_are_refused_by_name(tmp_path):
+    whole = save(volume(), tmp_path / "whole.nii")
+    (tmp_path / "short.nii").write_bytes(whole.read_bytes()[:5000])
+    (tmp_path / "text.nii.gz").write_text("no image")
+    (tmp_path / "packed.nii.gz").write_bytes(gzip.compress(b"no image"))
+    (tmp_path / "empty.nii.gz").touch()
+    (tmp_path / "scan.png").write_bytes(b"\x89PNG")
+    nibabel.save(nibabel.MGHImage(volume(), np.eye(4)), tmp_path / "scan.mgz")
+    for name in ("short.nii", "text.nii.gz", "packed.nii.gz", "empty.nii.gz", "scan.png"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+            read_scan(tmp_path / name)
+    with pytest.raises(ValueError, match=r"scan\.mgz is not a NIfTI"):
+        read_scan(tmp_path / "scan.mgz")
+
+
+def test_a_trailing_axis_and_a_few_negative_voxels_are_forgiven(tmp_path):
+    array = with_voxel(-2)
+    scan = read_scan(save(array[..., None], tmp_path / "scan.nii.gz"))
+    assert scan.shape == array.shape
+    assert np.array_equal(scan.get_fdata(), array.clip(0))
+    standardised = read_scan(save(array - 90, tmp_path / "z.nii.gz"))
+    assert np.array_equal(standardised.get_fdata(), array + 2)
+
+
+def test_lesions_must_lie_on_the_scans_grid(tmp_path):
+    scan = read_scan(save(volume(), tmp_path / "scan.nii.gz"))
+    with pytest.raises(ValueError, match=r"small\.nii\.gz is a lesion mask of .* another grid"):
+        read_lesion(save(volume((50, 70, 60)), tmp_path / "small.nii.gz"), scan)
+    with pytest.raises(ValueError, match=r"moved\.nii\.gz is a lesion mask of .* another grid"):
+        read_lesion(save(volume(), tmp_path / "moved.nii.gz", np.diag([-3.0, 3, 3, 1])), scan)
+    labels = read_lesion(save((volume() % 3).astype(np.uint8), tmp_path / "labels.nii.gz"), scan)
+    assert np.array_equal(labels.get_fdata(), volume() % 3 > 0)

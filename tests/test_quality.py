@@ -1,0 +1,99 @@
+"""Measures in closed form; what the quality job excludes, flags and draws."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainuad.quality import bias_range, correlation, overlap, quality, robust_z, volume
+
+SETTINGS = {"min_correlation": 0.5, "min_overlap": 0.8, "outlier_z": 3.5}
+
+
+def test_measures_in_closed_form(rng):
+    image, mask = rng.normal(size=(6, 6, 6)), rng.random((6, 6, 6)) > 0.4
+    assert correlation(image, 3 * image + 2, mask) == pytest.approx(1)
+    assert correlation(image, -image, mask) == pytest.approx(-1)
+    assert correlation(np.ones_like(image), image, mask) == 0
+    other = rng.normal(size=image.shape)
+    assert correlation(image, other, mask) == pytest.approx(np.corrcoef(image[mask], other[mask])[0, 1])
+    a, b = np.arange(10) < 6, np.arange(10) >= 4
+    assert overlap(a, b) == pytest.approx(2 * 2 / 12)
+    assert overlap(a & b & ~a, a & ~a) == 1
+    assert volume(np.ones((10, 10, 10), bool), (1, 2, 3)) == 6
+    field = np.linspace(1, 2, 101)
+    assert bias_range(field * 50, np.full(101, 50.0), np.ones(101, bool)) == pytest.approx(1.99 / 1.01)
+
+
+def test_robust_z():
+    assert np.allclose(robust_z(np.array([1.0, 2, 3, 4, 100]))[:2] * 1.4826, [-2, -1])
+    assert not robust_z(np.ones(4)).any()
+    assert robust_z(np.array([1.0, 1, 1, 1, 2]))[4] == pytest.approx(1 / (1.2533 * 0.2))
+
+
+@pytest.fixture
+def chunks(tmp_path, rng):
+    """Two chunk tables of six good scans, one low in correlation, one large, one that could not be read."""
+    affine = np.diag([4.0, 4, 4, 1])
+    affine[:3, 3] = [-98, -134, -72]
+    rows = []
+    for i in range(9):
+        row = {"scan": f"sub-{i:03d}", "subject": f"{i:03d}", "session": "", "status": "included", "reason": ""}
+        row |= {"correlation": 0.7 + 0.01 * rng.random(), "overlap": 0.95, "bias_range": 1.3 + 0.1 * rng.random()}
+        row["brain_volume_ml"] = 1400 + 100 * rng.random()
+        row |= {6: {"correlation": 0.31}, 7: {"brain_volume_ml": 2400.0}}.get(i, {})
+        if i == 8:
+            row |= {"status": "excluded", "reason": "scan.nii.gz cannot be read: copy it again."}
+            row |= dict.fromkeys(("correlation", "overlap", "bias_range", "brain_volume_ml"))
+        else:
+            folder = tmp_path / "preprocess" / row["scan"]
+            folder.mkdir(parents=True)
+            nibabel.save(nibabel.Nifti1Image(rng.random((50, 59, 48), np.float32), affine), folder / "t1w.nii.gz")
+        rows.append(row)
+    paths = [tmp_path / f"preprocess/chunk-{i}.tsv" for i in range(2)]
+    for path, part in zip(paths, (rows[:5], rows[5:]), strict=True):
+        pd.DataFrame(part).to_csv(path, sep="\t", index=False)
+    return paths
+
+
+def test_job_excludes_flags_and_draws(chunks, tmp_path, capsys):
+    table, montage = tmp_path / "quality/site.tsv", tmp_path / "quality/site.png"
+    quality(chunks, table, montage, "site", SETTINGS)
+    result = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False).set_index("subject")
+    assert result.index.tolist() == [f"{i:03d}" for i in range(9)]
+    assert result["status"].eq("included").tolist() == [True] * 6 + [False, True, False]
+    assert "0.31, is below quality.min_correlation (0.5)" in result["reason"]["006"]
+    assert result["reason"]["008"] == "scan.nii.gz cannot be read: copy it again."
+    assert result["outlier"]["007"].startswith("brain_volume_ml +")
+    assert result["outlier"].ne("").sum() == 1
+    assert montage.read_bytes()[:4] == b"\x89PNG"
+    assert montage.stat().st_size > 20_000
+    assert "7 of 9 scans included, 1 flagged" in capsys.readouterr().out
+
+
+def test_many_scans_are_not_all_drawn(chunks, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("brainuad.quality.SHOWN", 3)
+    monkeypatch.setattr("brainuad.quality.draw_scan", lambda axis, row: drawn.append(row.subject))
+    quality(chunks, tmp_path / "site.tsv", tmp_path / "site.png", "site", SETTINGS)
+    assert len(drawn) == 4
+    assert drawn[0] == "007"
+    assert drawn[3] == "006"
+
+
+def test_a_dataset_without_any_scan_left_is_an_error(chunks, tmp_path):
+    with pytest.raises(
+        ValueError, match="All 9 scans of dataset site are excluded, the first because: The correlation"
+    ):
+        quality(chunks, tmp_path / "site.tsv", tmp_path / "site.png", "site", SETTINGS | {"min_correlation": 0.99})
+
+
+def test_the_job_stays_light():
+    code = "import brainuad.quality, sys; sys.exit(any(name in sys.modules for name in ('torch', 'ants', 'monai')))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "scripts")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

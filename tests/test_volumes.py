@@ -1,0 +1,185 @@
+"""The four steps of preprocessing, each against a known truth."""
+
+import ants
+import nibabel
+import numpy as np
+import pytest
+from nibabel import orientations
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from brainuad import volumes
+from brainuad.phantom import Site, simulate
+from brainuad.quality import overlap
+
+SPACING = 3.0
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    return volumes.template(SPACING)
+
+
+def affine_of(image):
+    """Voxel → LPS mm."""
+    affine = np.eye(4)
+    affine[:3, :3] = image.direction * np.asarray(image.spacing)
+    affine[:3, 3] = image.origin
+    return affine
+
+
+def points_of(image):
+    """LPS mm of each voxel, (n, 3)."""
+    return nibabel.affines.apply_affine(affine_of(image), np.indices(image.shape).reshape(3, -1).T)
+
+
+def posed(template, pose):
+    """The template's brain seen where `pose` (LPS mm of the result → LPS mm of the template) looks."""
+    affine = affine_of(template.brain)
+    matrix = np.linalg.inv(affine) @ pose @ affine
+    return volumes.like(ndimage.affine_transform(template.brain.numpy(), matrix, order=1), template.brain)
+
+
+def smooth_field(rng, mask, deviation):
+    """A field whose logarithm has mean 0 and `deviation` inside the mask."""
+    field = ndimage.zoom(rng.normal(size=(3, 3, 3)), np.divide(mask.shape, 3), order=3)
+    return np.exp(deviation * (field - field[mask].mean()) / field[mask].std())
+
+
+def ball(image, centre, radius):
+    return volumes.like((np.linalg.norm(points_of(image) - centre, axis=1) < radius).reshape(image.shape), image)
+
+
+def grid(shape, spacing=1.0):
+    return ants.from_numpy(np.zeros(shape, np.float32), spacing=(spacing,) * 3)
+
+
+def test_bias_correction_removes_a_known_field(rng, atlas):
+    mask = atlas.mask.numpy() > 0
+    field = smooth_field(rng, mask, 0.2)
+    clean = 100 * atlas.brain.numpy() + 1
+    image = volumes.like(np.where(mask, clean * field + rng.normal(0, 1, mask.shape), 0).clip(0), atlas.brain)
+    corrected = volumes.correct_bias(image, atlas.mask).numpy()
+    ratio = corrected[mask] * field[mask] / image.numpy()[mask].clip(1e-3)
+    removed = image.numpy()[mask].clip(1e-3) / corrected[mask].clip(1e-3)
+    assert np.std(np.log(ratio)) < 0.5 * np.std(np.log(field[mask]))
+    assert removed.mean() == pytest.approx(1, abs=0.1)
+
+
+def test_bias_correction_leaves_its_arguments_alone(atlas):
+    before = atlas.brain.numpy()
+    volumes.correct_bias(atlas.brain, atlas.mask)
+    assert np.array_equal(before, atlas.brain.numpy())
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("affine", [1.08, 0.95, 1.05]), ("rigid", [1, 1, 1])])
+def test_registration_recovers_a_known_transform(atlas, kind, scale):
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_euler("xyz", [8, -5, 6], degrees=True).as_matrix() * scale
+    pose[:3, 3] = [12, -9, 7]
+    image = posed(atlas, pose)
+    mask = volumes.like(image.numpy() > 0, image)
+    transform = volumes.register(image, mask, atlas, transform=kind)
+    inside = points_of(atlas.brain)[atlas.mask.numpy().ravel() > 0][::50]
+    found = np.array([transform.apply_to_point(point) for point in inside])
+    error = np.linalg.norm(found - nibabel.affines.apply_affine(np.linalg.inv(pose), inside), axis=1)
+    assert error.mean() < 0.7
+    origin, *ends = (np.array(transform.apply_to_point(point)) for point in np.vstack([np.zeros(3), 100 * np.eye(3)]))
+    matrix = (np.array(ends) - origin) / 100
+    assert np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-4) == (kind == "rigid")
+
+
+@pytest.mark.parametrize("axes", ["LAS", "PSR", "IPL"])
+def test_any_storage_order_reads_as_the_same_image(rng, axes):
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("x", 12, degrees=True).as_matrix() * [1, 2, 3]
+    affine[:3, 3] = [-30, -20, 10]
+    ras = nibabel.Nifti1Image(rng.normal(size=(7, 8, 9)).astype(np.float32), affine)
+    codes = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), orientations.axcodes2ornt(axes))
+    stored = ras.as_reoriented(codes)
+    assert nibabel.aff2axcodes(stored.affine) == tuple(axes)
+    first, second = volumes.from_nifti(ras), volumes.from_nifti(stored)
+    assert np.array_equal(first.numpy(), second.numpy())
+    assert np.allclose(affine_of(first), affine_of(second), atol=1e-5)
+    assert np.allclose(volumes.to_nifti(second, np.float32).affine, affine, atol=1e-5)
+
+
+def test_stripped_brain_keeps_its_mask_filled(atlas):
+    brain = atlas.brain.numpy()
+    brain[30:34, 40:44, 25:29] = 0
+    image = volumes.like(brain, atlas.brain)
+    assert volumes.is_skull_stripped(image)
+    mask = volumes.brain_mask(image, atlas, skull_stripped=True)
+    assert np.array_equal(mask.numpy() > 0, ndimage.binary_fill_holes(brain > 0))
+
+
+def test_standardised_intensities_and_noisy_backgrounds_are_recognised(rng, atlas):
+    inside = atlas.mask.numpy() > 0
+    shifted = volumes.like(np.where(inside, atlas.brain.numpy(), 0) - 0.3, atlas.brain)
+    assert volumes.is_skull_stripped(shifted)
+    noise = rng.normal(0, 0.03, (2, *inside.shape))
+    noisy = volumes.like(np.hypot(atlas.brain.numpy() + noise[0], noise[1]), atlas.brain)
+    assert volumes.is_skull_stripped(noisy)
+    assert overlap(volumes.brain_mask(noisy, atlas, skull_stripped=True).numpy() > 0, inside) > 0.96
+
+
+def test_brain_of_a_simulated_head(atlas):
+    site = Site(spacing=(3.0, 2.0, 2.5), head=True, bias=0.2, noise=0.05, orientation="PSR", oblique=15.0)
+    scan = simulate("001", site, seed=7)
+    head = volumes.from_nifti(scan.t1w)
+    truth = volumes.from_nifti(nibabel.Nifti1Image(scan.brain.astype(np.uint8), scan.t1w.affine))
+    assert not volumes.is_skull_stripped(head)
+    mask = volumes.brain_mask(head, atlas, skull_stripped=False)
+    assert overlap(mask.numpy() > 0, truth.numpy() > 0) > 0.94
+
+
+def test_a_brain_of_impossible_size_is_refused(atlas):
+    small = ball(atlas.brain, [0, 18, 5], 25)
+    with pytest.raises(ValueError, match=r"6\d ml, which no brain has"):
+        volumes.brain_mask(small, atlas, skull_stripped=True)
+
+
+def test_normalisation_in_closed_form():
+    array = np.arange(201, dtype=np.float32).reshape(1, 3, 67)
+    mask = array <= 100
+    scaled = volumes.normalize(array, mask, low=10, high=90)
+    assert scaled.dtype == np.float32
+    assert np.allclose(scaled[mask], ((np.arange(101) - 10) / 80).clip(0, 1))
+    assert not scaled[~mask].any()
+    with pytest.raises(ValueError, match="equal"):
+        volumes.normalize(np.ones_like(array), mask)
+    with pytest.raises(ValueError, match="outside the template"):
+        volumes.normalize(array, np.zeros_like(mask))
+
+
+def test_shrinking_averages_and_keeps_positions():
+    image = grid((12, 9, 8), 1.5)
+    ramp = points_of(image) @ [1, 2, 3]
+    small = volumes.shrink(volumes.like(ramp.reshape(image.shape), image), (4, 3, 2))
+    assert small.shape == (3, 3, 4)
+    assert np.allclose(small.numpy().ravel(), points_of(small) @ [1, 2, 3], atol=1e-4)
+    large = volumes.enlarge(small.numpy(), (4, 3, 2), image.shape, order=1)
+    inner = np.s_[2:-2, 1:-1, 1:-1]
+    assert np.allclose(large[inner], ramp.reshape(image.shape)[inner], atol=1e-3)
+    assert volumes.shrink(grid((13, 9, 8)), (4, 3, 2)).shape == (4, 3, 4)
+
+
+@pytest.mark.parametrize("radius", [3, 5, 10])
+def test_lesions_keep_their_volume(rng, radius):
+    target, volume = grid((40, 40, 40)), []
+    for _ in range(10):
+        centre = 19.5 + rng.uniform(-1, 1, 3)
+        rotation = Rotation.from_euler("xyz", rng.uniform(-15, 15, 3), degrees=True).as_matrix()
+        transform = ants.create_ants_transform(
+            transform_type="AffineTransform", matrix=rotation * 1.1, center=(19.5,) * 3, precision="float"
+        )
+        lesion = ball(target, centre, radius)
+        warped = volumes.warp(lesion, transform, target, "nearestNeighbor").numpy()
+        assert set(np.unique(warped)) <= {0, 1}
+        volume.append(warped.sum() * 1.1**3 / lesion.numpy().sum())
+    assert np.mean(volume) == pytest.approx(1, abs=0.05)
+
+
+def test_masks_are_floats_since_ants_crashes_on_others(atlas):
+    assert atlas.mask.pixeltype == "float"
+    assert volumes.like(np.ones(atlas.brain.shape, np.uint8), atlas.brain).pixeltype == "float"
