@@ -59,7 +59,7 @@ rule score:
         "results/benchmarks/score/{model}/{seed}/{dataset}.tsv"
     conda:
         "../envs/learning.yaml"
-    threads: 2
+    threads: 1
     resources:
         gpu=1,
         mem_mb=8000,

@@ -1,0 +1,332 @@
+"""VQ-VAE + Transformer: its network against MONAI's, its healing against loops that cache nothing."""
+
+import importlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from monai.inferers import VQVAETransformerInferer
+from monai.networks.nets import DecoderOnlyTransformer
+from monai.utils import Ordering
+from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
+
+from brainuad.models import create, load, save
+from brainuad.models.healing import Cache, choose, heal, log_likelihood, sample
+from brainuad.models.vqvae_transformer import Transformer, reading_order, weights_from_monai
+
+VARIANTS = [f"{kind}{axes}" for kind in ("raster", "transposed") for axes in ("", "-x", "-y", "-xy")]
+CODES, LENGTH = 16, 240
+
+
+def network(tokens=CODES, length=LENGTH, width=32, depth=3, heads=4):
+    """An untrained transformer, its weights enlarged so that tokens matter to those after them."""
+    torch.manual_seed(1)
+    transformer = Transformer(tokens, length, width, depth, heads).eval()
+    for name, weight in transformer.named_parameters():
+        if "attn" in name or "to_logits" in name:
+            weight.data.mul_(3)
+    return transformer
+
+
+def sequences(count, length=LENGTH, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, CODES, (count, length)))
+
+
+def build(params=None, size=(32, 32), count=4):
+    """A tiny model whose upstream uses all its codes, and smooth random images."""
+    torch.manual_seed(0)
+    upstream = create("vqvae.VQVAE", size, {"channels": (8, 8), "residual_units": 1, "codes": 8, "code_channels": 4})
+    noise = np.random.default_rng(0).uniform(size=(count, 1, *size))
+    x = torch.tensor(np.array([[gaussian_filter(image[0], 1.5)] for image in noise]), dtype=torch.float32)
+    x = (x - x.min()) / (x.max() - x.min())
+    z = upstream.network.encode(x).movedim(1, -1).flatten(0, -2)
+    upstream.network.quantizer.quantizer.embedding.weight.data = z[:: len(z) // 8][:8].detach().clone()
+    params = {"width": 16, "depth": 2, "heads": 2, **(params or {})}
+    model = create("vqvae_transformer.VQVAETransformer", size, params, upstream).eval()
+    assert len(model.encode(x).unique()) > 4
+    return model, x
+
+
+def naive(transformer, sequence, mask, uniforms=None):
+    """Replace tokens of each sequence alone, running the whole prefix through the network for each."""
+    healed = sequence.clone()
+    for i, j in mask.nonzero().tolist():
+        prefix = F.pad(healed[i : i + 1, :j], (1, 0), value=transformer.tokens)
+        with torch.no_grad():
+            probabilities = transformer(prefix)[0, -1].double().softmax(-1)
+        probabilities[transformer.tokens] = 0
+        if uniforms is None:
+            healed[i, j] = probabilities.argmax()
+        else:
+            cumulative = (probabilities / probabilities.sum()).cumsum(-1)
+            healed[i, j] = torch.searchsorted(cumulative, uniforms[i, j], right=True)
+    return healed
+
+
+def lowest(transformer, sequence, share):
+    """Which tokens are strictly below that quantile of their sequence, and the cache."""
+    cache = Cache(transformer, len(sequence))
+    likelihood = log_likelihood(transformer, sequence, cache)
+    if share == 1:
+        return torch.ones_like(sequence, dtype=torch.bool), cache
+    return likelihood < likelihood.quantile(share, dim=1, keepdim=True), cache
+
+
+def test_network_equals_monai():
+    torch.manual_seed(0)
+    theirs = DecoderOnlyTransformer(CODES + 1, 64, 32, 3, 4).eval()
+    ours = Transformer(CODES, 64, 32, 3, 4).eval()
+    ours.load_state_dict(weights_from_monai(theirs.state_dict()))
+    for length in (1, 17, 64):
+        inputs = F.pad(sequences(3, length), (1, 0), value=CODES)[:, :-1]
+        torch.testing.assert_close(ours(inputs), theirs(inputs), atol=1e-5, rtol=1e-5)
+
+
+def test_network_equals_monai_generative(monkeypatch):
+    import monai.config
+    from monai.utils import IgniteInfo
+
+    monkeypatch.setattr(monai.config, "IgniteInfo", IgniteInfo, raising=False)
+    peer = importlib.import_module("generative.networks.nets").DecoderOnlyTransformer
+    torch.manual_seed(0)
+    theirs = peer(CODES + 1, 64, 32, 3, 4).eval()
+    ours = Transformer(CODES, 64, 32, 3, 4).eval()
+    ours.load_state_dict(weights_from_monai(theirs.state_dict()))
+    inputs = sequences(2, 64)
+    torch.testing.assert_close(ours(inputs), theirs(inputs), atol=1e-5, rtol=1e-5)
+
+
+def test_network_has_the_published_size():
+    upstream = create("vqvae.VQVAE", (128, 128), {"channels": (8, 8), "residual_units": 1})
+    model = create("vqvae_transformer.VQVAETransformer", (128, 128), {}, upstream)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    with torch.device("meta"):
+        theirs = DecoderOnlyTransformer(17, 1024, 128, 16, 16)
+    assert sum(p.numel() for p in theirs.parameters()) == 3_305_745
+    idle = 16 * 2 * 128  # MONAI's norm of a cross-attention that is not there, one a block
+    assert parameters == 3_305_745 - idle == 3_301_649  # the latter is monai-generative's count
+    assert set(dict(model.named_buffers(prefix="")).keys()) - set(dict(upstream.named_buffers("upstream"))) == {
+        "orders"
+    }
+
+
+def test_loss_and_likelihood_equal_monai():
+    model, x = build()
+    theirs = DecoderOnlyTransformer(9, 64, 16, 2, 2).eval()
+    model.transformers[0].load_state_dict(weights_from_monai(theirs.state_dict()))
+    ordering, inferer = Ordering("raster_scan", 2, (1, 8, 8)), VQVAETransformerInferer()
+    logits, target, _ = inferer(x, model.upstream.network, theirs, ordering, return_latent=True)
+    torch.testing.assert_close(model.loss(x)["loss"], F.cross_entropy(logits.transpose(1, 2), target))
+    expected = inferer.get_likelihood(x, model.upstream.network, theirs, ordering)
+    likelihood = log_likelihood(model.transformers[0], model.encode(x))
+    torch.testing.assert_close(likelihood.view(-1, 8, 8), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_each_member_learns_as_if_alone():
+    model, x = build({"orderings": ["raster", "transposed-y"]})
+    codes = model.encode(x)
+    losses = [member.loss(codes[:, order]) for member, order in model.members()]
+    weights = [list(member.parameters()) for member in model.transformers]
+    expected = [torch.autograd.grad(loss, own) for loss, own in zip(losses, weights, strict=True)]
+    terms = model.step(x, model.optimizers(1e-3), lambda loss: loss.backward())
+    for own, gradients in zip(weights, expected, strict=True):
+        assert all(torch.equal(p.grad, g) for p, g in zip(own, gradients, strict=True))
+    torch.testing.assert_close(terms["loss"], torch.stack(losses).mean().detach())
+
+
+def test_likely_tokens_need_no_logarithm_of_zero():
+    transformer = network()
+    transformer.to_logits.weight.data.mul_(1000)
+    assert log_likelihood(transformer, sequences(2)).isfinite().all()
+
+
+def test_later_tokens_do_not_matter():
+    transformer, inputs = network(), sequences(1)
+    changed = inputs.clone()
+    changed[0, 100] = (changed[0, 100] + 1) % CODES
+    difference = (transformer(inputs) - transformer(changed))[0].abs().amax(-1)
+    assert not difference[:100].any()
+    assert (difference[100:] > 0).all()
+
+
+def test_orderings_equal_monai():
+    size, reflections = (4, 6), {"": (False, False), "-x": (True, False), "-y": (False, True), "-xy": (True, True)}
+    orders = {name: reading_order(name, size) for name in VARIANTS}
+    for name, order in orders.items():
+        kind, _, axes = name.partition("-")
+        expected = Ordering(
+            "raster_scan",
+            2,
+            (1, *size),
+            reflected_spatial_dims=reflections[f"-{axes}" if axes else ""],
+            transpositions_axes=((1, 0),) if kind == "transposed" else None,
+            transformation_order=("reflect", "transpose"),
+        )
+        np.testing.assert_array_equal(order, expected.get_sequence_ordering())
+    assert len({tuple(order.tolist()) for order in orders.values()}) == 8
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 16, 16)])
+def test_orderings_invert(size):
+    names = ["raster-x", "transposed-y", "random"] + ["transposed-xz"] * (len(size) == 3)
+    model, x = build({"orderings": names}, size)
+    codes = model.encode(x)
+    for order in model.orders:
+        assert torch.equal(order.sort().values, torch.arange(codes.shape[1]))
+        assert torch.equal(model.image(codes[:, order], order), model.upstream.encode(x))
+
+
+def test_mask_is_strictly_below():
+    model, _ = build({"quantile": 0.03})
+    likelihood = -torch.from_numpy(
+        np.random.default_rng(0).permuted(np.tile(np.arange(1024.0), (3, 1)), axis=1)
+    ).float()
+    mask = model.unlikely(likelihood)
+    assert mask.sum(1).tolist() == [31, 31, 31]  # the tutorial's number
+    assert torch.equal(mask, likelihood < -992.5)
+    assert not model.unlikely(torch.zeros(2, 64)).any()
+    fixed, _ = build({"threshold": 0.25})
+    assert fixed.unlikely(torch.tensor([[0.2, 0.25, 0.3]]).log())[0].tolist()[::2] == [True, False]
+    assert not fixed.unlikely(torch.full((1, 1), math.log(0.25), dtype=torch.float64)).any()
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.03, 6), (0.1, 4), (1, 2)])
+def test_healing_equals_naive_loop(share, count):
+    transformer, sequence = network(), sequences(count)
+    mask, cache = lowest(transformer, sequence, share)
+    healed = heal(transformer, sequence, mask, cache)
+    assert torch.equal(healed, naive(transformer, sequence, mask))
+    assert torch.equal(healed[~mask], sequence[~mask])
+    assert (healed != sequence).any(1).all()
+    assert healed.max() < CODES
+
+
+def test_healing_of_uneven_masks():
+    transformer, sequence = network(), sequences(5, seed=2)
+    mask = torch.zeros_like(sequence, dtype=torch.bool)
+    mask[1, [0, LENGTH - 1]] = True
+    mask[2, 17:29] = True
+    mask[3, LENGTH - 1] = True
+    mask[4, ::7] = True
+    cache = Cache(transformer, 5)
+    log_likelihood(transformer, sequence, cache)
+    assert torch.equal(heal(transformer, sequence, mask, cache), naive(transformer, sequence, mask))
+    assert torch.equal(heal(transformer, sequence, mask & False, cache), sequence)
+
+
+def test_healed_tokens_change_what_follows():
+    transformer, sequence = network(), sequences(4)
+    mask, cache = lowest(transformer, sequence, 0.1)
+    stale = sequence.clone()
+    with torch.no_grad():
+        stale[mask] = transformer(transformer.shift(sequence))[..., :-1].argmax(-1)[mask]
+    healed = heal(transformer, sequence, mask, cache)
+    assert not torch.equal(stale, naive(transformer, sequence, mask))
+    assert not torch.equal(healed, stale)
+
+
+def test_cache_serves_several_draws():
+    transformer, sequence = network(), sequences(3)
+    mask, cache = lowest(transformer, sequence, 0.1)
+    uniforms = torch.from_numpy(np.random.default_rng(3).uniform(size=(2, *sequence.shape)))
+    draws = [heal(transformer, sequence, mask, cache, numbers) for numbers in uniforms]
+    assert not torch.equal(*draws)
+    for numbers, draw in zip(uniforms, draws, strict=True):
+        assert torch.equal(draw, naive(transformer, sequence, mask, numbers))
+
+
+def test_sampler_equals_naive_loop():
+    transformer = network(length=100)
+    uniforms = torch.from_numpy(np.random.default_rng(0).uniform(size=(3, 100)))
+    blank = torch.zeros(3, 100, dtype=torch.long)
+    expected = naive(transformer, blank, torch.ones_like(blank, dtype=torch.bool), uniforms)
+    assert torch.equal(sample(transformer, uniforms), expected)
+    assert len(expected.unique()) > 8
+
+
+def test_beginning_is_never_produced():
+    transformer, sequence = network(), sequences(2)
+    transformer.to_logits.bias.data[CODES] = 100
+    mask, cache = lowest(transformer, sequence, 0.1)
+    uniforms = torch.full(sequence.shape, 1 - 1e-12, dtype=torch.float64)
+    assert heal(transformer, sequence, mask, cache).max() < CODES
+    assert heal(transformer, sequence, mask, cache, uniforms).max() < CODES
+    assert torch.equal(heal(transformer, sequence, mask, cache), naive(transformer, sequence, mask))
+
+
+def test_impossible_tokens_are_never_drawn():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, 9.0]]).expand(4, -1)
+    uniforms = torch.tensor([0.0, 0.49, 0.5, 1 - 1e-16], dtype=torch.float64)
+    assert choose(logits, uniforms).tolist() == [1, 1, 3, 3]
+
+
+def test_reconstruction_is_the_mean_over_members_and_draws():
+    params = {"orderings": ["raster", "random"], "quantile": 0.2, "healing": "sampled", "draws": 2, "seed": 4}
+    model, x = build(params)
+    codes, expected = model.encode(x), []
+    uniforms = torch.rand((2, 2, 64), dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    for (member, order), rows in zip(model.members(), uniforms, strict=True):
+        mask, _ = lowest(member, codes[:, order], 0.2)
+        for row in rows:
+            healed = torch.empty_like(codes)
+            healed[:, order] = naive(member, codes[:, order], mask, row.expand(4, -1))
+            expected.append(model.upstream.decode(healed.view(4, 8, 8)))
+    with torch.no_grad():
+        torch.testing.assert_close(model.reconstruct(x), torch.stack(expected).mean(0), atol=1e-5, rtol=1e-5)
+        assert torch.equal(model.reconstruct(x), model.reconstruct(x))
+        torch.testing.assert_close(model.reconstruct(x[2:3]), model.reconstruct(x)[2:3], atol=1e-5, rtol=1e-5)
+
+
+def test_residual_is_masked_where_codes_were_healed():
+    model, x = build({"mask_residual": True, "mask_smoothing": 1.5, "quantile": 0.1})
+    likelihood = log_likelihood(model.transformers[0], model.encode(x)).view(4, 8, 8).numpy()
+    below = likelihood < np.quantile(likelihood, 0.1, axis=(1, 2), keepdims=True)
+    binary = np.kron(below, np.ones((4, 4)))
+    expected = np.stack([gaussian_filter(image, 1.5) for image in binary])[:, None]
+    np.testing.assert_allclose(model.mask(x).numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(model.score(x, 0 * x, x + 1).numpy(), (x * (x + 1)).numpy() * expected, atol=1e-6)
+    sharp, _ = build({"mask_residual": True, "mask_smoothing": 0, "quantile": 0.1})
+    np.testing.assert_array_equal(sharp.mask(x).numpy()[:, 0], binary)
+
+
+def test_samples_are_images():
+    model, _ = build()
+    uniforms = torch.from_numpy(np.random.default_rng(0).uniform(size=(3, 64)))
+    with torch.no_grad():
+        images = model.sample(3, uniforms)
+        assert images.shape == (3, 1, 32, 32)
+        torch.testing.assert_close(model.sample(1, uniforms[:1]), images[:1], atol=1e-5, rtol=1e-5)
+        assert model.sample(2).shape == (2, 1, 32, 32)
+    with pytest.raises(ValueError, match="uniforms must have the shape"):
+        model.sample(2, uniforms)
+
+
+def test_random_ordering_is_saved(tmp_path):
+    model, x = build({"orderings": ["random", "random"], "quantile": 0.2})
+    assert not torch.equal(*model.orders)
+    save(model, tmp_path / "model.safetensors", tmp_path / "model.json", {})
+    torch.manual_seed(99)
+    loaded = load(tmp_path / "model.safetensors")
+    assert torch.equal(loaded.orders, model.orders)
+    with torch.no_grad():
+        assert torch.equal(loaded.reconstruct(x), model.reconstruct(x))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"orderings": ["raster-z"]}, "did you mean 'raster-"),
+        ({"orderings": []}, "orderings is empty"),
+        ({"heads": 3}, "no multiple of heads 3"),
+        ({"quantile": 3}, "quantile 3 is not in"),
+        ({"threshold": 0}, "threshold 0 is not in"),
+        ({"healing": "best"}, "'best' is neither greedy nor sampled"),
+        ({"draws": 5}, "greedy healing has no use for 5 draws"),
+        ({"mask_smoothing": -1}, "mask_smoothing -1 is negative"),
+    ],
+)
+def test_mistakes_are_named(params, message):
+    with pytest.raises(ValueError, match=message):
+        build(params)
