@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -351,11 +353,17 @@ def test_a_model_is_a_file_and_an_entry(study, tmp_path):
 @pytest.mark.workflow
 def test_bad_scans_are_set_aside_and_the_others_finish(finished, tmp_path):
     raw = sorted(finished.glob("results/phantom/*/*/t1w.nii.gz"))
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw/truncated.nii.gz").write_bytes(raw[0].read_bytes()[:20_000])
-    (tmp_path / "raw/text.nii.gz").write_text("not an image")
-    rows = [f"good{i}\t{path}" for i, path in enumerate(raw[:4])]
-    rows += ["short\traw/truncated.nii.gz", "text\traw/text.nii.gz", "absent\traw/absent.nii.gz"]
+    bad = tmp_path / "raw"
+    bad.mkdir()
+    scan = nib.load(raw[0])
+    array = scan.get_fdata(dtype=np.float32)
+    (bad / "truncated.nii.gz").write_bytes(raw[0].read_bytes()[:20_000])
+    (bad / "text.nii.gz").write_text("not an image")
+    nib.save(nib.Nifti1Image(np.stack([array, array], -1), scan.affine), bad / "series.nii.gz")
+    nib.save(nib.Nifti1Image(np.where(array > 0, np.nan, array), scan.affine), bad / "nan.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros_like(array), scan.affine), bad / "empty.nii.gz")
+    names = ("truncated", "text", "series", "nan", "empty", "absent")
+    rows = [f"fine{i}\t{path}" for i, path in enumerate(raw[:4])] + [f"{name}\traw/{name}.nii.gz" for name in names]
     (tmp_path / "cohort.tsv").write_text("\n".join(["subject\tt1w", *rows]))
     config = miniature(tmp_path)
     config["datasets"] = {"cohort": {"manifest": "cohort.tsv", "split": {"train": 0.5, "validation": 0.0, "test": 0.5}}}
@@ -364,13 +372,9 @@ def test_bad_scans_are_set_aside_and_the_others_finish(finished, tmp_path):
     write(tmp_path, config)
     snakemake(tmp_path, "--keep-going")
     quality = pd.read_csv(tmp_path / "results/quality/cohort.tsv", sep="\t").set_index("subject")
-    assert quality["status"].value_counts().to_dict() == {"included": 4, "excluded": 3}
-    for subject, name in (
-        ("short", "truncated.nii.gz"),
-        ("text", "text.nii.gz"),
-        ("absent", "absent.nii.gz"),
-    ):
-        assert name in quality.loc[subject, "reason"]
+    assert quality["status"].value_counts().to_dict() == {"included": 4, "excluded": len(names)}
+    for name in names:
+        assert f"{name}.nii.gz" in quality.loc[name, "reason"]
     table = pd.read_csv(tmp_path / "results/comparison.tsv", sep="\t")
     assert table["cohort/ssim/frame"].notna().all()
 
