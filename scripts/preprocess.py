@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from brainuad.preprocessing import preprocess
-
 from brainuad.runtime import start
 
 start(snakemake)

@@ -3,15 +3,9 @@
 from pathlib import Path
 
 from brainuad.quality import quality
-
 from brainuad.runtime import start
 
 start(snakemake)
-table, montage = (Path(snakemake.output[name]) for name in ("table", "montage"))
-quality(
-    [Path(name) for name in snakemake.input],
-    table,
-    montage,
-    snakemake.wildcards.dataset,
-    snakemake.params.settings,
-)
+chunks = [Path(name) for name in snakemake.input]
+outputs = {name: Path(path) for name, path in snakemake.output.items()}
+quality(chunks, **outputs, dataset=snakemake.wildcards.dataset, settings=snakemake.params.settings)
