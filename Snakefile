@@ -23,6 +23,6 @@ rule all:
     default_target: True
     input:
         "results/comparison.tsv",
-        multiext("results/table2", ".md", ".tex", ".csv"),
+        multiext("results/table2", ".md", ".tex", ".csv", ".html"),
         multiext("results/figures/", "qualitative.png", "learning_curves.png"),
         collect("results/quality/{dataset}.tsv", dataset=scans),

@@ -48,7 +48,8 @@ rule comparison:
         ),
         markdown="results/table2.md",
         latex="results/table2.tex",
-        csv=report("results/table2.csv", caption="report/table2.rst", category="Results", labels={"show": "Table 2"}),
+        csv="results/table2.csv",
+        html=report("results/table2.html", caption="report/table2.rst", category="Results", labels={"show": "Table 2"}),
     log:
         "results/logs/comparison.log",
     benchmark:

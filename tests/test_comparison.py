@@ -62,7 +62,8 @@ def compare(tmp_path):
             cost_files.append(tmp_path / "train" / model / str(seed) / "cost.json")
             cost_files[-1].parent.mkdir(parents=True, exist_ok=True)
             cost_files[-1].write_text(json.dumps({"wall_seconds": 60.5, "device": "V100", "parameters": 7}))
-        paths = [tmp_path / "out" / name for name in ("comparison.tsv", "table2.md", "table2.tex", "table2.csv")]
+        names = ("comparison.tsv", "table2.md", "table2.tex", "table2.csv", "table2.html")
+        paths = [tmp_path / "out" / name for name in names]
         printed = comparison(metric_files, cost_files, *paths, settings)
         assert printed == paths[1].read_text()
         return SimpleNamespace(
@@ -70,6 +71,7 @@ def compare(tmp_path):
             markdown=printed,
             latex=paths[2].read_text(),
             csv=pd.read_csv(paths[3]),
+            html=paths[4].read_text(),
         )
 
     return compared
@@ -184,6 +186,17 @@ def test_results_of_unknown_models_are_refused(compare):
         compare([*TABLES, rows_of("unet", 1, 0.9)])
     with pytest.raises(ValueError, match="dataset 'ixi', which is not configured"):
         compare(TABLES, {**SETTINGS, "datasets": ["oasis", "hcp_synthetic"]})
+
+
+def test_the_page_holds_the_markdowns_cells_and_needs_nothing_else(compare):
+    result = compare(TABLES)
+    rows = re.findall(r"<tr>(.*?)</tr>", result.html)
+    cells = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in rows]
+    lines = [line.strip("| ").split(" | ") for line in result.markdown.splitlines() if line.startswith("| ")]
+    expected = [line for line in lines if not line[0].startswith((":", "*Floors*"))]
+    assert [[re.sub(r"</?b>", "**", cell) for cell in row] for row in cells] == expected
+    assert "A study of 100% &amp; more." in result.html
+    assert "http" not in result.html
 
 
 def test_latex_is_escaped_and_of_one_width(compare):

@@ -19,6 +19,7 @@ training            fits any ``Detector``: schedule, checkpoints, resume, cost
 perceptual          smoothed LPIPS distance maps
 scoring             trained model × sample set → reconstructions and anomaly maps
 metrics             anomaly maps and masks → numbers in long format
+table2              the paper's Table 2 in Markdown, LaTeX, HTML and numbers
 comparison          the numbers of all models → the comparison table
 figures             the qualitative grid and the learning curves
 runtime             what all jobs share: the log, the end with the workflow
