@@ -110,6 +110,16 @@ def test_the_library_never_hears_of_snakemake():
             assert "import snakemake" not in path.read_text(), path
 
 
+def test_modules_import_only_from_those_above_them():
+    order = re.findall(r"^(\w+) {2,}\w", (LIBRARY / "__init__.py").read_text(), re.M)
+    modules = {path.stem for path in LIBRARY.glob("*.py")} - {"__init__"} | {"models"}
+    assert set(order) == modules, "the map in brainuad/__init__.py is not the package"
+    for path in LIBRARY.rglob("*.py"):
+        own = path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("brainuad.")} - {own}
+        assert all(order.index(name) < order.index(own) for name in used), f"{path} imports {used}"
+
+
 def test_what_every_job_imports_is_light():
     code = "import sys; import brainuad.configuration, brainuad.manifest; print(*sys.modules)"
     loaded = subprocess.run(

@@ -1,22 +1,22 @@
 """brainuad: the research library behind the benchmark of unsupervised anomaly detection in brain MRI.
 
-The data walks through the modules in this order; imports walk the other way and never back.
+A module imports only from modules above it in this list.
 
 ==================  ==============================================================================
 configuration       the closed schema of a study's ``config.yaml`` and its cross-references
 manifest            datasets as tables of scans; subjects split by a seeded hash
 phantom             simulated raw T1 volumes of known truth
 volumes             N4, brain mask, registration, normalisation: image → image
-preprocessing       raw scans of a dataset → scans in template space, bad ones set aside
 quality             measures of a preprocessed scan; the table that decides in or out
+preprocessing       raw scans of a dataset → scans in template space, bad ones set aside
 sample_set          images, masks and table of a cohort, memory-mapped
 samples             scans in template space → sample sets
 synthetic           sample sets with synthetic anomalies of known place
+perceptual          smoothed LPIPS distance maps
 models              the ``Detector`` contract and one file a model
 augmentation        random affine maps of a batch, on its device
 progress            how far a training is; its checkpoint
 training            fits any ``Detector``: schedule, checkpoints, resume, cost
-perceptual          smoothed LPIPS distance maps
 scoring             trained model × sample set → reconstructions and anomaly maps
 metrics             anomaly maps and masks → numbers in long format
 table2              the paper's Table 2 in Markdown, LaTeX, HTML and numbers
