@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from brainuad.configuration import check, is_floor
-from brainuad.manifest import check_splits, chunks, read_datasets
+from brainuad.manifest import check_splits, chunks, missing_files, read_datasets
 
 try:
     config.update(check(config, ROOT / "config/schema/config.schema.yaml"))
@@ -18,6 +19,10 @@ try:
     check_splits(scans, config["datasets"], config["training"]["datasets"], config["seed"])
 except ValueError as error:
     raise WorkflowError(str(error)) from None
+
+if workflow.is_main_process:
+    for line in missing_files(scans, config["datasets"]):
+        logger.warning(line)
 
 jobs = {dataset: chunks(table, config["preprocessing"]["scans_per_job"]) for dataset, table in scans.items()}
 synthetic_datasets = [dataset for dataset, entry in config["datasets"].items() if entry["from"]]

@@ -6,6 +6,7 @@ from brainuad.manifest import (
     ManifestError,
     check_splits,
     chunks,
+    missing_files,
     read_datasets,
     read_manifest,
     read_scans,
@@ -65,6 +66,15 @@ def test_all_missing_manifests_are_named_at_once():
     assert "no/a.tsv" in str(error.value)
     assert "no/b.tsv" in str(error.value)
     assert "make demo" in str(error.value)
+
+
+def test_scans_that_do_not_exist_are_counted(tmp_path):
+    (tmp_path / "a.nii.gz").touch()
+    entries = {"one": entry(manifest=write(tmp_path, "subject\tt1w\n01\ta.nii.gz\n02\tb.nii.gz\n"))}
+    entries["two"] = entry(phantom={"subjects": 3})
+    (sentence,) = missing_files(read_datasets(entries), entries)
+    assert sentence.startswith("one: 1 of 2 scans do not exist")
+    assert sentence.endswith("b.nii.gz.")
 
 
 def test_phantoms_of_two_datasets_share_no_subject():

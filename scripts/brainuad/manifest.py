@@ -17,6 +17,7 @@ __all__ = [
     "ManifestError",
     "check_splits",
     "chunks",
+    "missing_files",
     "read_datasets",
     "read_manifest",
     "read_scans",
@@ -186,6 +187,19 @@ def read_datasets(datasets: dict[str, dict]) -> dict[str, pd.DataFrame]:
             "make demo"
         )
     return {name: read_scans(name, entry) for name, entry in own.items()}
+
+
+def missing_files(scans: dict[str, pd.DataFrame], datasets: dict[str, dict]) -> list[str]:
+    """A sentence for each dataset whose manifest names scans that do not exist; looks at the disk."""
+    sentences = []
+    for name, table in scans.items():
+        missing = [path for path in table["t1w"] if datasets[name]["manifest"] and not Path(path).exists()]
+        if missing:
+            sentences.append(
+                f"{name}: {len(missing)} of {len(table)} scans do not exist and will be set aside; "
+                f"the first is {missing[0]}."
+            )
+    return sentences
 
 
 def check_splits(scans: dict[str, pd.DataFrame], datasets: dict[str, dict], training: list[str], seed: int) -> None:
