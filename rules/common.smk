@@ -1,6 +1,5 @@
 """The validated configuration, the datasets' scans, and the lookups that rules share."""
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from snakemake.logging import logger
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from brainuad.configuration import check, is_floor
+from brainuad.configuration import check, is_floor, model_digest
 from brainuad.manifest import check_splits, chunks, missing_files, read_datasets
 
 try:
@@ -86,10 +85,21 @@ def upstream_model(wildcards):
     return [f"results/train/{required}/{wildcards.seed}/model.safetensors"] if required else []
 
 
-def model_digest(wildcards):
-    """Hash of the model's own file: editing it trains that model again, touching it does not."""
-    filename = models[wildcards.model]["class"].split(".")[0] + ".py"
-    return hashlib.sha256((ROOT / "scripts/brainuad/models" / filename).read_bytes()).hexdigest()
+def training_settings(wildcards):
+    """What decides a model's weights: its entry without its label, the training section without names and seeds.
+
+    `code` is the hash of the model's file: editing it trains that model again, touching it does not.
+    """
+    entry, section = models[wildcards.model], config["training"]
+    unused = ["label", "batch_size", "epochs", "lr", "min_lr", "warmup_epochs"] if is_floor(entry) else ["label"]
+    training = {key: value for key, value in section.items() if key not in ("datasets", "seeds")}
+    settings = {key: value for key, value in entry.items() if key not in unused}
+    return {**settings, "training": training, "code": model_digest(entry["class"])}
+
+
+def preprocessing_settings(wildcards):
+    """The preprocessing section without the size of a job, which changes no scan."""
+    return {key: value for key, value in config["preprocessing"].items() if key != "scans_per_job"}
 
 
 def figure_datasets():

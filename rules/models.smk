@@ -30,9 +30,7 @@ rule train:
         mem_mb=16000,
         runtime=1440,
     params:
-        entry=lookup("models/{model}", within=config),
-        training=lookup("training", within=config),
-        code=model_digest,
+        settings=training_settings,
     script:
         "../scripts/train.py"
 
@@ -43,7 +41,7 @@ rule score:
         model="results/train/{model}/{seed}/model.safetensors",
         description="results/train/{model}/{seed}/model.json",
         samples=multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv"),
-        trunk=ROOT / "resources/lpips/alexnet_features.safetensors",
+        trunk=ancient(ROOT / "resources/lpips/alexnet_features.safetensors"),
     output:
         multiext(
             "results/score/{model}/{seed}/{dataset}/",

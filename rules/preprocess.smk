@@ -27,7 +27,7 @@ rule preprocess:
         runtime=60,
     params:
         scans=scan_rows,
-        settings=lookup("preprocessing", within=config),
+        settings=preprocessing_settings,
     script:
         "../scripts/preprocess.py"
 

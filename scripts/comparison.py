@@ -1,7 +1,9 @@
 """Rule ``comparison``."""
 
-from brainuad.comparison import comparison
 from brainuad.runtime import start
 
 start(snakemake)
+
+from brainuad.comparison import comparison
+
 comparison(**snakemake.input, **snakemake.output, settings=snakemake.params.settings)

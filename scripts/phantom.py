@@ -1,7 +1,9 @@
 """Rule ``phantom``."""
 
-from brainuad.phantom import phantom
 from brainuad.runtime import start
 
 start(snakemake)
+
+from brainuad.phantom import phantom
+
 phantom(snakemake.wildcards.scan.removeprefix("sub-"), **snakemake.output, **snakemake.params)

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from brainuad.quality import quality
 from brainuad.runtime import start
 
 start(snakemake)
+
+from brainuad.quality import quality
+
 chunks = [Path(name) for name in snakemake.input]
 outputs = {name: Path(path) for name, path in snakemake.output.items()}
 quality(chunks, **outputs, dataset=snakemake.wildcards.dataset, settings=snakemake.params.settings)

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from brainuad.runtime import start
-from brainuad.synthetic import synthetic
 
 start(snakemake)
+
+from brainuad.synthetic import synthetic
+
 synthetic(Path(snakemake.input[0]).parent, Path(snakemake.output[0]).parent, snakemake.params.settings)

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from brainuad.runtime import start
-from brainuad.training import train
 
 start(snakemake)
+
+from brainuad.training import train
+
 samples = sorted({Path(name).parent for name in snakemake.input.samples})
 output = {name: Path(path) for name, path in snakemake.output.items()}
 upstream = Path(snakemake.input.upstream[0]) if snakemake.input.upstream else None
-settings = {**snakemake.params.entry, "training": snakemake.params.training}
-train(samples, **output, settings=settings, seed=int(snakemake.wildcards.seed), upstream=upstream)
+train(samples, **output, settings=snakemake.params.settings, seed=int(snakemake.wildcards.seed), upstream=upstream)

@@ -1,9 +1,11 @@
 import copy
 import re
+import shutil
 
 import pytest
 import yaml
 
+from brainuad import configuration
 from brainuad.configuration import ConfigurationError, check, fill, model_classes
 from conftest import ROOT
 
@@ -92,8 +94,8 @@ MISTAKES = [
     ("datasets.odd.from", "odd", "which does not exist"),
     ("training.datasets", ["site_c"], "`training.datasets` names 'site_c'"),
     ("training.datasets", ["site_b"], "`datasets.site_b.split.train` is 0"),
-    ("training.datasets", [], "`training.datasets` is empty"),
-    ("datasets", {}, "`datasets` is empty"),
+    ("training.datasets", [], "`training.datasets` has 0 entries"),
+    ("datasets", {}, "`datasets` has 0 entries"),
     ("datasets.site_a.phantom", {"subjects": 2}, "needs exactly one source"),
     (
         "datasets.empty",
@@ -106,6 +108,13 @@ MISTAKES = [
     ("samples.positions", [], "`samples.positions` is empty"),
     ("preprocessing.normalization", {"low": 99.5}, "must be below"),
     ("datasets.site_b.phantom", {}, "`datasets.site_b.phantom` lacks the key `subjects`"),
+    ("models.vqvae.lr", float("nan"), "`models.vqvae.lr` is nan"),
+    ("models.vqvae.warmup_epochs", 2000, "must be below its `epochs`"),
+    ("models.mean.label", "vqvae", "have the same label 'vqvae'"),
+    ("models.mean.requires", "vqvae", "requires no other model, but `requires` names 'vqvae'"),
+    ("models.prior", {"class": "vqvae_transformer.VQVAETransformer"}, "requires a model of class vqvae.VQVAE"),
+    ("datasets.site_b.phantom", {"subjects": 3, "site": {"orientation": "RRS"}}, "orientation"),
+    ("samples.positions", [500.0], "`samples.positions.0`"),
     ("datasets.odd.anomalies", {"size": [9, 3]}, "must be [smallest, largest]"),
 ]
 
@@ -124,6 +133,37 @@ def test_a_mistake_is_one_sentence_that_names_the_key(key, value, says):
     assert "\n" not in str(error.value)
 
 
+def test_a_key_that_is_a_number_is_refused():
+    study = copy.deepcopy(STUDY)
+    study["datasets"][1] = {"manifest": "a.tsv"}
+    with pytest.raises(ConfigurationError, match=r"`datasets\.1` must be a name"):
+        check(study, SCHEMA)
+
+
+def test_phantoms_make_a_study_simulated_and_whole_floats_become_integers():
+    study = copy.deepcopy(STUDY)
+    study["models"]["vqvae"]["epochs"] = 24.0
+    study["samples"] = {"size": [96.0, 96.0]}
+    filled = check(study, SCHEMA)
+    assert filled["simulated"]
+    assert [type(value) for value in (filled["models"]["vqvae"]["epochs"], *filled["samples"]["size"])] == [int] * 3
+    del study["datasets"]["site_b"]
+    assert not check(study, SCHEMA)["simulated"]
+
+
+def test_the_digest_of_a_model_covers_the_model_files_it_imports(tmp_path, monkeypatch):
+    shutil.copytree(configuration.MODELS, tmp_path / "models")
+    monkeypatch.setattr(configuration, "MODELS", tmp_path / "models")
+    names = ("vqvae.VQVAE", "vqvae_transformer.VQVAETransformer")
+    before = [configuration.model_digest(name) for name in names]
+    assert [configuration.model_digest(name) for name in names] == before
+    healing = tmp_path / "models/healing.py"
+    healing.write_text(healing.read_text() + "# changed\n")
+    after = [configuration.model_digest(name) for name in names]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+
+
 def test_a_circle_of_requirements_is_refused():
     study = copy.deepcopy(STUDY)
     study["models"] = {
@@ -137,4 +177,5 @@ def test_a_circle_of_requirements_is_refused():
 def test_model_classes_are_found_without_importing_them():
     classes = model_classes()
     assert set(classes) >= {"vqvae.VQVAE", "floors.VoxelMean", "floors.VoxelZ", "floors.Intensity"}
-    assert "channels" in classes["vqvae.VQVAE"]
+    assert "channels" in classes["vqvae.VQVAE"].parameters
+    assert classes["vqvae_transformer.VQVAETransformer"].requires == "vqvae.VQVAE"

@@ -4,15 +4,18 @@ Each mistake stops the run with one sentence that names the key and, where one i
 """
 
 import ast
-import copy
 import difflib
+import hashlib
+import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import jsonschema
 import yaml
 
-__all__ = ["ConfigurationError", "check", "is_floor", "model_classes", "nearest"]
+__all__ = ["ConfigurationError", "check", "is_floor", "model_classes", "model_digest", "nearest"]
 
 SOURCES = ("manifest", "phantom", "from")
 SMALLEST_SLICE = 32  # AlexNet's pooling leaves nothing of a smaller image
@@ -21,6 +24,9 @@ MODELS = Path(__file__).parent / "models"
 
 class ConfigurationError(ValueError):
     """A study that cannot be run as configured; the message is a sentence for the user."""
+
+    def __init__(self, message: str):
+        super().__init__(message.replace("?.", "?"))  # a sentence may end with a question
 
 
 def check(config: dict, schema: Path) -> dict:
@@ -34,12 +40,27 @@ def check(config: dict, schema: Path) -> dict:
         ConfigurationError: for the first mistake found.
     """
     rules = yaml.safe_load(Path(schema).read_text())
+    refuse_odd_keys(config)
     refuse_wrong_values(config, rules)
     filled = fill(config, rules)
+    filled["simulated"] = filled["simulated"] or any(entry["phantom"] for entry in filled["datasets"].values())
     check_datasets(filled)
     check_samples(filled)
     check_models(filled)
     return filled
+
+
+def refuse_odd_keys(value, path: str = "") -> None:
+    """Refuse keys that are no text (YAML reads `1:` as a number) and numbers that are none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigurationError(f"`{path}` is {value}, which is not a number to compute with.")
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, entry in entries:
+        if isinstance(value, dict) and not isinstance(name, str):
+            raise ConfigurationError(
+                f"The key `{path}.{name}`".replace("`.", "`") + " must be a name that starts with a letter."
+            )
+        refuse_odd_keys(entry, f"{path}.{name}".lstrip("."))
 
 
 def refuse_wrong_values(config: dict, rules: dict) -> None:
@@ -71,7 +92,7 @@ def sentence(error: jsonschema.ValidationError) -> str:
         choices = ", ".join(str(choice) for choice in error.validator_value)
         return f"`{key}` is {value!r}, which is none of {choices}{nearest(str(value), error.validator_value)}."
     if error.validator in ("minProperties", "minItems"):
-        return f"`{key}` is empty: it needs at least {error.validator_value} entry."
+        return f"`{key}` has {len(value)} entries: it needs at least {error.validator_value}."
     if error.validator == "pattern" and "propertyNames" in error.absolute_schema_path:
         return (
             f"`{key}`: the name {value!r} may hold small letters, digits and underscores only and starts with a letter."
@@ -98,9 +119,11 @@ def nearest(name: str, known: Iterable) -> str:
 
 
 def fill(value, rules: dict):
-    """Return a copy of a value with the defaults of its schema, at every depth."""
+    """Return a copy of a value with the defaults of its schema, at every depth, and integers as such."""
+    if isinstance(value, list):
+        return [fill(entry, rules.get("items", {})) for entry in value]
     if not isinstance(value, dict):
-        return copy.deepcopy(value)
+        return int(value) if rules.get("type") == "integer" else value  # 24.0 is an integer to the schema
     filled = {name: rule["default"] for name, rule in rules.get("properties", {}).items() if "default" in rule}
     filled.update(value)
     other = rules.get("additionalProperties")
@@ -158,20 +181,27 @@ def check_samples(config: dict) -> None:
 
 def check_models(config: dict) -> None:
     """Each class exists, takes the parameters it is given, and requires models that exist, without a circle."""
-    classes = model_classes()
+    classes, labels = model_classes(), {}
     for name, entry in config["models"].items():
+        label = entry["label"] or name
+        if label in labels:
+            raise ConfigurationError(f"`models.{name}` and `models.{labels[label]}` have the same label {label!r}.")
+        labels[label] = name
+        if entry["warmup_epochs"] >= entry["epochs"]:
+            raise ConfigurationError(f"`models.{name}.warmup_epochs` must be below its `epochs` ({entry['epochs']}).")
         if entry["class"] not in classes:
             raise ConfigurationError(
                 f"`models.{name}.class` is {entry['class']!r}, which is not in scripts/brainuad/models"
                 f"{nearest(entry['class'], classes)}."
             )
         for parameter in entry["params"]:
-            if parameter not in classes[entry["class"]]:
+            if parameter not in classes[entry["class"]].parameters:
                 raise ConfigurationError(
                     f"`models.{name}.params.{parameter}` is not a parameter of {entry['class']}"
-                    f"{nearest(parameter, classes[entry['class']])}."
+                    f"{nearest(parameter, classes[entry['class']].parameters)}."
                 )
         follow_requires(name, config["models"])
+        check_required_class(name, config["models"], classes[entry["class"]].requires)
 
 
 def follow_requires(name: str, models: dict) -> None:
@@ -184,8 +214,25 @@ def follow_requires(name: str, models: dict) -> None:
         seen.append(required)
 
 
-def model_classes() -> dict[str, list[str]]:
-    """Map ``module.Class`` of each model to the names of its parameters.
+def check_required_class(name: str, models: dict, wanted: str | None) -> None:
+    """A class that builds on another gets a model of that class; one that does not gets none."""
+    required = models[name]["requires"]
+    given = models[required]["class"] if required else None
+    if given != wanted:
+        needs = f"requires a model of class {wanted}" if wanted else "requires no other model"
+        found = f"{required!r} of class {given}" if required else "none"
+        raise ConfigurationError(f"`models.{name}`: {models[name]['class']} {needs}, but `requires` names {found}.")
+
+
+class ModelClass(NamedTuple):
+    """What is known of a model without importing it."""
+
+    parameters: list[str]
+    requires: str | None
+
+
+def model_classes() -> dict[str, ModelClass]:
+    """Map ``module.Class`` of each model to its parameters and the class that it builds on.
 
     The files are parsed, not imported: importing torch would cost every job seconds.
     """
@@ -193,29 +240,42 @@ def model_classes() -> dict[str, list[str]]:
     for path in sorted(MODELS.glob("*.py")):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and path.stem not in ("__init__", "detector"):
-                found[f"{path.stem}.{node.name}"] = parameters(node)
-    return {name: names for name, names in found.items() if names is not None}
+                found[f"{path.stem}.{node.name}"] = model_class(node)
+    return {name: known for name, known in found.items() if known is not None}
 
 
-def parameters(node: ast.ClassDef) -> list[str] | None:
-    """Names of a model's own constructor arguments; None for a class that is not a model."""
-    assigned = [
-        item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-    ]
-    assigned += [
-        target.id
-        for item in node.body
-        if isinstance(item, ast.Assign)
-        for target in item.targets
-        if isinstance(target, ast.Name)
-    ]
-    if "tiny" not in assigned:
+def model_class(node: ast.ClassDef) -> ModelClass | None:
+    """Read a class statement; None for a class that is not a model, which states no ``tiny`` preset."""
+    values = {}
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign | ast.Assign):
+            target = item.target if isinstance(item, ast.AnnAssign) else item.targets[0]
+            values[getattr(target, "id", None)] = item.value
+    if "tiny" not in values:
         return None
+    requires = values["requires"].value if isinstance(values.get("requires"), ast.Constant) else None
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             names = [argument.arg for argument in (*item.args.args, *item.args.kwonlyargs)]
-            return [name for name in names if name not in ("self", "size", "upstream")]
-    return []
+            return ModelClass([name for name in names if name not in ("self", "size", "upstream")], requires)
+    return ModelClass([], requires)
+
+
+def model_digest(name: str) -> str:
+    """Hash of the code of a model ``module.Class``: its file and the model files it imports.
+
+    Editing one of them trains the model again; touching it, or checking it out anew, does not.
+    """
+    found, queue = set(), [name.split(".")[0]]
+    while queue:
+        module = queue.pop()
+        if module not in found and module != "detector":
+            found.add(module)
+            queue += re.findall(r"brainuad\.models\.(\w+)", (MODELS / f"{module}.py").read_text())
+    digest = hashlib.sha256()
+    for module in sorted(found):
+        digest.update((MODELS / f"{module}.py").read_bytes())
+    return digest.hexdigest()
 
 
 def is_floor(entry: dict) -> bool:

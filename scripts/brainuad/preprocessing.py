@@ -74,9 +74,14 @@ def attempt(scan: dict, folder: Path, settings: dict) -> dict:
         record |= {"status": "included", "reason": "", **run(scan, folder, settings)}
     except ValueError as error:
         record |= {"status": "excluded", "reason": one_line(error)}
+    except (MemoryError, OSError):
+        raise  # the machine's fault, not the scan's: the job fails, and the next run does what is left
     except Exception as error:
         traceback.print_exc()
-        reason = f"{scan['t1w']} failed unexpectedly ({type(error).__name__}: {error}): see the log, then run it again."
+        reason = (
+            f"{scan['t1w']} failed unexpectedly ({type(error).__name__}: {error}): see the log; "
+            "snakemake --forcerun preprocess tries it again."
+        )
         record |= {"status": "excluded", "reason": one_line(reason)}
         identity = ""  # the fault may lie elsewhere (memory, disk), so that the next run tries again
     if record["status"] == "excluded":

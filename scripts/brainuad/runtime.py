@@ -14,6 +14,8 @@ __all__ = ["start"]
 def start(snakemake) -> None:
     """Begin a job: send all output to its log and end it when Snakemake dies.
 
+    A door calls this before it imports the step: imports take seconds, in which Snakemake may die.
+
     Args:
         snakemake: the job's object, as Snakemake hands it to a script.
     """
@@ -33,17 +35,16 @@ def send_output_to(log: Path) -> None:
 
 
 def end_with_workflow(seconds: float = 1.0) -> None:
-    """Watch the Snakemake process above this job and exit with 143 when it is gone.
+    """Watch the Snakemake process above this job and exit with 143 when it is gone, or was gone before the job began.
 
     A killed Snakemake leaves its jobs running; without this a second run would find two jobs writing one file.
     """
     workflow = next((p for p in psutil.Process().parents() if "snakemake" in " ".join(p.cmdline())), None)
 
     def watch() -> None:
-        while workflow.is_running() and workflow.status() != psutil.STATUS_ZOMBIE:
+        while workflow is not None and workflow.is_running() and workflow.status() != psutil.STATUS_ZOMBIE:
             time.sleep(seconds)
         print("The workflow has ended: this job ends too.", flush=True)
         os._exit(143)
 
-    if workflow is not None:
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
