@@ -61,5 +61,6 @@ rule quality:
         runtime=15,
     params:
         settings=lookup("quality", within=config),
+        simulated=lookup("simulated", within=config),
     script:
         "../scripts/quality.py"

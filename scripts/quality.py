@@ -10,4 +10,5 @@ from brainuad.quality import quality
 
 chunks = [Path(name) for name in snakemake.input]
 outputs = {name: Path(path) for name, path in snakemake.output.items()}
-quality(chunks, **outputs, dataset=snakemake.wildcards.dataset, settings=snakemake.params.settings)
+settings = {**snakemake.params.settings, "simulated": snakemake.params.simulated}
+quality(chunks, **outputs, dataset=snakemake.wildcards.dataset, settings=settings)

@@ -48,6 +48,7 @@ def test_paths_are_resolved_against_the_manifest(tmp_path):
         ("", "is not a tab-separated table"),
         ("subject\tt1w\tcolour\n01\ta.nii\tred\n", "column 'colour' that is not known"),
         ("subject\tt1w\n01\ta.nii\n02\tb.nii\n01\tc.nii\n", "lines 2 and 4: sub-01 is listed more than once"),
+        ("subject\tt1w\n01\ta.nii\n02\ta.nii\n", "lines 2 and 3: a.nii is the scan of both"),
         ("subject\tt1w\n../x\ta.nii\n", "line 2: the subject '../x' must be letters and digits"),
         ("subject\tt1w\n01\t../../secret/a.nii\n", "leads out of the manifest's folder"),
         ("subject\tt1w\n01\t\n", "line 2: the path in column 't1w' is empty"),
@@ -112,6 +113,9 @@ def test_chunks_hold_every_scan_once_in_order():
 def test_a_training_dataset_needs_training_subjects():
     scans = {"a": pd.DataFrame({"subject": ["01", "02"]})}
     datasets = {"a": entry(manifest="a.tsv", split={"train": 0.0, "validation": 0.0, "test": 1.0})}
-    with pytest.raises(ManifestError, match=r"none of its 2 subjects .* 'train'"):
+    with pytest.raises(ManifestError, match=r"none of the 2 subjects .* 'train'"):
         check_splits(scans, datasets, ["a"], 1)
     check_splits(scans, datasets, [], 1)
+    datasets["a"]["split"] = {"train": 1.0, "validation": 0.0, "test": 0.0}
+    with pytest.raises(ManifestError, match=r"`datasets\.a`: .* 'test'"):
+        check_splits(scans, datasets, ["a"], 1)

@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
@@ -279,6 +280,51 @@ def test_a_killed_run_is_finished_by_the_next_with_the_same_table(finished, stud
     assert len(trained_again) <= 2  # at most the jobs that were running on the two cores
     assert jobs(output).get("phantom", 0) == jobs(output).get("preprocess", 0) == 0
     assert (study / "results/table2.csv").read_text() == (finished / "results/table2.csv").read_text()
+
+
+@pytest.mark.workflow
+def test_no_job_outlives_a_workflow_that_is_killed_while_the_job_begins(study):
+    target = "results/train/vqvae/1/model.safetensors"
+    (study / target).unlink()
+    config = yaml.safe_load((study / "config/config.yaml").read_text())
+    config["models"]["vqvae"]["epochs"] = 10_000
+    write(study, config)
+    command = [
+        EXECUTABLES / "snakemake",
+        "--snakefile",
+        ROOT / "Snakefile",
+        "--directory",
+        study,
+        "--cores",
+        "2",
+        target,
+    ]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    while not (begun := jobs_of(study)):
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    gone, alive = psutil.wait_procs(begun, timeout=30)
+    assert gone
+    assert not alive
+
+
+def jobs_of(study):
+    """The processes that run a script of this study."""
+    scripts = str(study / ".snakemake/scripts")
+    return [p for p in psutil.process_iter(["cmdline"]) if any(scripts in word for word in p.info["cmdline"] or ())]
+
+
+@pytest.mark.workflow
+def test_renaming_a_row_or_adding_a_seed_trains_nothing_again(study):
+    config = yaml.safe_load((study / "config/config.yaml").read_text())
+    config["models"]["vqvae"]["label"] = "Another name"
+    config["preprocessing"]["scans_per_job"] = 7
+    config["training"]["seeds"] = [1, 2]
+    write(study, config)
+    planned = jobs(snakemake(study, "-n"))
+    assert planned["train"] == len(config["models"])
+    assert "phantom" not in planned
 
 
 @pytest.mark.workflow

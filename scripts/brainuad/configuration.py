@@ -57,9 +57,7 @@ def refuse_odd_keys(value, path: str = "") -> None:
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, entry in entries:
         if isinstance(value, dict) and not isinstance(name, str):
-            raise ConfigurationError(
-                f"The key `{path}.{name}`".replace("`.", "`") + " must be a name that starts with a letter."
-            )
+            raise ConfigurationError(f"The key `{path}.{name}` must be a name that starts with a letter.")
         refuse_odd_keys(entry, f"{path}.{name}".lstrip("."))
 
 

@@ -71,7 +71,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         ManifestError: with one sentence that names the file, the row, and what to do.
     """
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, comment=None)
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError:
         raise ManifestError(f"The manifest {path} does not exist.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -85,6 +85,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     table = table.reindex(columns=[*REQUIRED, *OPTIONAL], fill_value="")
     table["scan"] = scan_names(table)
     check_unique(path, table)
+    check_files(path, table)
     for column in ("t1w", "lesion"):
         table[column] = [resolve(path, name, column, row) for row, name in enumerate(table[column], start=2)]
     return table[list(COLUMNS)]
@@ -129,6 +130,17 @@ def check_unique(path: Path, table: pd.DataFrame) -> None:
         raise ManifestError(
             f"{path}, lines {' and '.join(lines)}: {repeated.iloc[0]} is listed more than once; "
             "give each scan its own 'session' or delete the extra row."
+        )
+
+
+def check_files(path: Path, table: pd.DataFrame) -> None:
+    """Refuse one scan under two names: it could be trained on and tested on."""
+    files = table["t1w"][table["t1w"] != ""]
+    repeated = files[files.duplicated()]
+    if len(repeated):
+        lines = [str(i + 2) for i in files.index[files == repeated.iloc[0]]]
+        raise ManifestError(
+            f"{path}, lines {' and '.join(lines)}: {repeated.iloc[0]} is the scan of both; list it once."
         )
 
 
@@ -177,7 +189,7 @@ def read_datasets(datasets: dict[str, dict]) -> dict[str, pd.DataFrame]:
     missing = [
         f"  {name}: {entry['manifest']}"
         for name, entry in own.items()
-        if entry["manifest"] is not None and not Path(entry["manifest"]).exists()
+        if entry["manifest"] is not None and not Path(entry["manifest"]).is_file()
     ]
     if missing:
         raise ManifestError(
@@ -203,17 +215,18 @@ def missing_files(scans: dict[str, pd.DataFrame], datasets: dict[str, dict]) -> 
 
 
 def check_splits(scans: dict[str, pd.DataFrame], datasets: dict[str, dict], training: list[str], seed: int) -> None:
-    """Refuse a training dataset without training subjects and a source of synthetic anomalies without test subjects.
+    """Refuse a training dataset without training subjects and any dataset without test subjects.
 
     Raises:
         ManifestError: with the dataset and what to change.
     """
     needed = [(name, "train", "`training.datasets`") for name in training]
+    needed += [(name, "test", f"`datasets.{name}`") for name in scans]
     needed += [(entry["from"], "test", f"`datasets.{name}.from`") for name, entry in datasets.items() if entry["from"]]
     for name, split, key in needed:
         entry = datasets[name]
         if not any(split_of(subject, entry["split"], seed) == split for subject in scans[name]["subject"]):
             raise ManifestError(
-                f"{key} names {name!r}, but none of its {scans[name]['subject'].nunique()} subjects falls into the "
+                f"{key}: of dataset {name!r} none of the {scans[name]['subject'].nunique()} subjects falls into the "
                 f"split {split!r}: raise `datasets.{name}.split.{split}` or add subjects."
             )

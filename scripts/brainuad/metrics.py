@@ -116,8 +116,8 @@ def metrics(
         raise ValueError(f"{score / 'table.tsv'} has no test samples: give dataset {dataset} a `split.test` above 0.")
     rows = scored["sample"].to_numpy()[places]
     results = similarity(read(score, "reconstruction"), places, samples, rows)
-    if samples.lesion.any():
-        lesion, brain = samples.lesion[rows], samples.brain[rows]
+    lesion, brain = samples.lesion[rows], samples.brain[rows]
+    if lesion.any():
         results.append(lesion_outside_brain(lesion, brain))
         for name in maps:
             results += [{"map": name, **row} for row in detection(read(score, name)[places], lesion, brain)]

@@ -18,6 +18,7 @@ MEASURES = {"correlation": -1, "overlap": -1, "brain_volume_ml": 0, "bias_range"
 THRESHOLDS = {"correlation": "min_correlation", "overlap": "min_overlap"}
 POINT = (4.0, -18.0, 10.0)  # mm in template space: beside the falx, through thalamus and ventricles
 SHOWN, SHOWN_EXCLUDED = 40, 8
+SMALLEST_COHORT = 7  # below it median and MAD say little, and most scans would be outliers
 OUTLINE, EXCLUDED, ODD = "#39d5ff", "#c0392b", "#b9770e"
 COLUMNS = 4  # scans in a row of the montage
 
@@ -70,7 +71,8 @@ def quality(chunks: list[Path], table: Path, montage: Path, dataset: str, settin
         table: TSV to write: the rows of the chunks, status and reason decided, and `outlier`: names and robust z of
             the measures that are outliers of the dataset.
         montage: PNG to write.
-        settings: the ``quality`` section: ``min_correlation``, ``min_overlap``, ``outlier_z``.
+        settings: the ``quality`` section: ``min_correlation``, ``min_overlap``, ``outlier_z``; with ``simulated`` the
+            picture says so.
 
     Raises:
         ValueError: no scan is left.
@@ -83,7 +85,7 @@ def quality(chunks: list[Path], table: Path, montage: Path, dataset: str, settin
         )
     for path in (table, montage):
         path.parent.mkdir(parents=True, exist_ok=True)
-    draw(scans, dataset).savefig(montage, dpi=100)
+    draw(scans, dataset + " (simulated)" * settings.get("simulated", False)).savefig(montage, dpi=100)
     scans.drop(columns="folder").to_csv(table, sep="\t", index=False, float_format="%.6g")
     print(f"{dataset}: {included.sum()} of {len(scans)} scans included, {scans['outlier'].ne('').sum()} flagged")
     for row in scans[~included].itertuples():
@@ -115,7 +117,7 @@ def judge(scans: pd.DataFrame, settings: dict) -> pd.DataFrame:
         scans.loc[below, "status"] = "excluded"
     included = scans["status"].eq("included")
     flags = pd.Series("", index=scans.index)
-    for name, side in MEASURES.items() if included.any() else ():
+    for name, side in MEASURES.items() if included.sum() >= SMALLEST_COHORT else ():
         z = pd.Series(robust_z(scans[name][included].to_numpy()), index=scans.index[included])
         odd = z[(z * side if side else z.abs()) > settings["outlier_z"]]
         flags[odd.index] += [f"{name} {value:+.1f}; " for value in odd]

@@ -99,7 +99,8 @@ def caption(
         sentences.append(f"A random score has AUROC 0.500 and, as AUPRC, the prevalence: {listed}.")
     if values["count"].max() > 1:
         sentences.append(f"Mean ± standard deviation of up to {values['count'].max()} seeds.")
-    sentences.append("Bold: best trained model of a column.")
+    if len(settings["models"]) - len(floors) > 1:
+        sentences.append("Bold: best trained model of a column.")
     if floors:
         sentences.append("† Floor: a method that trains no weights; a model is of use only above it.")
     return sentences
