@@ -319,7 +319,6 @@ def jobs_of(study):
 def test_renaming_a_row_or_adding_a_seed_trains_nothing_again(study):
     config = yaml.safe_load((study / "config/config.yaml").read_text())
     config["models"]["vqvae"]["label"] = "Another name"
-    config["preprocessing"]["scans_per_job"] = 7
     config["training"]["seeds"] = [1, 2]
     write(study, config)
     planned = jobs(snakemake(study, "-n"))
