@@ -52,11 +52,7 @@ def scan_rows(wildcards):
 
 def dataset_chunks(wildcards):
     """The tables of all preprocessing jobs of a dataset."""
-    return collect(
-        "results/preprocess/{dataset}/chunk-{chunk}.tsv",
-        dataset=wildcards.dataset,
-        chunk=jobs[wildcards.dataset],
-    )
+    return collect(f"results/preprocess/{wildcards.dataset}/chunk-{{chunk}}.tsv", chunk=jobs[wildcards.dataset])
 
 
 def dataset_manifest(wildcards):
@@ -105,10 +101,8 @@ def preprocessing_settings(wildcards):
 def figure_datasets():
     """The healthy and the anomalous dataset that the qualitative figure shows; without synthetic ones, the first and the last."""
     names = list(config["datasets"])
-    return next(
-        ([entry["from"], name] for name, entry in config["datasets"].items() if entry["from"]),
-        [names[0], names[-1]],
-    )
+    synthetic = [[config["datasets"][name]["from"], name] for name in synthetic_datasets]
+    return synthetic[0] if synthetic else [names[0], names[-1]]
 
 
 def table_settings(wildcards):
