@@ -10,7 +10,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from brainuad.configuration import check, is_floor, model_digest
-from brainuad.manifest import check_splits, chunks, missing_files, read_datasets
+from brainuad.manifest import check_splits, chunks, exists, missing_files, read_datasets
 
 try:
     config.update(check(config, ROOT / "config/schema/config.schema.yaml"))
@@ -40,7 +40,7 @@ def raw_scans(wildcards):
     """The files of one preprocessing job; a file that is missing is set aside by the job, with its reason."""
     entry, table = config["datasets"][wildcards.dataset], jobs[wildcards.dataset][wildcards.chunk]
     files = [name for column in ("t1w", "lesion") for name in table[column] if name]
-    return files if entry["phantom"] else [name for name in files if Path(name).exists()]
+    return files if entry["phantom"] else [name for name in files if exists(name)]
 
 
 def scan_rows(wildcards):

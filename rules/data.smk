@@ -19,8 +19,8 @@ rule phantom:
         "../envs/imaging.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=scaled(2000),
+        runtime=scaled(10),
     params:
         site=lookup("datasets/{dataset}/phantom/site", within=config),
         seed=lookup("datasets/{dataset}/phantom/seed", within=config),

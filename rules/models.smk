@@ -27,8 +27,8 @@ rule train:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=16000,
-        runtime=1440,
+        mem_mb=scaled(16000),
+        runtime=scaled(1440),
     params:
         settings=training_settings,
     script:
@@ -60,8 +60,8 @@ rule score:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=scaled(8000),
+        runtime=scaled(60),
     params:
         settings=lookup("scoring", within=config),
         device=lookup("training/device", within=config),
