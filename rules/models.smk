@@ -41,7 +41,7 @@ rule score:
         model="results/train/{model}/{seed}/model.safetensors",
         description="results/train/{model}/{seed}/model.json",
         samples=multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv"),
-        trunk=ancient(ROOT / "resources/lpips/alexnet_features.safetensors"),
+        trunk=ancient(perceptual_trunk),
     output:
         multiext(
             "results/score/{model}/{seed}/{dataset}/",
