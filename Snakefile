@@ -26,4 +26,5 @@ rule all:
         "results/comparison.tsv",
         multiext("results/table2", ".md", ".tex", ".csv", ".html"),
         multiext("results/figures/", "qualitative.png", "learning_curves.png"),
+        "results/costs.tsv",
         collect("results/quality/{dataset}.tsv", dataset=scans),
