@@ -1,9 +1,9 @@
 """A real Slurm on one machine, for the time of one command: ``python tests/slurm/cluster.py COMMAND ...``.
 
-Brings up munge, MariaDB, slurmdbd, slurmctld and slurmd under a temporary folder, runs the command with ``SLURM_CONF``
-pointing there, and stops what it started, by its ids. Two GPUs are feigned by clones of ``/dev/null``; the node claims more
-CPUs and memory than the machine has, because the jobs of the tests mostly wait. Where that cannot be done the command runs
-all the same, with the reason in ``BRAINUAD_NO_SLURM``: the tests then skip themselves by name.
+Brings up munge, MariaDB, slurmdbd, slurmctld and slurmd under a temporary folder, runs the command with
+``SLURM_CONF`` pointing there, and stops what it started, by its ids. GPUs are feigned by clones of ``/dev/null``;
+the node claims more CPUs and memory than the machine has, because the jobs of the tests mostly wait. Where that cannot
+be done the command runs all the same, with the reason in ``BRAINUAD_NO_SLURM``: the tests then skip themselves by name.
 
 Nothing outside the temporary folder is written, but for Debian's packages where they are missing. No Slurm is touched
 that this program did not start: ports are free ones, and jobs find their Slurm by the environment alone.
@@ -68,7 +68,7 @@ AccountingStorageTRES=gres/gpu
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherParams=OverMemoryKill,UsePss
 JobAcctGatherFrequency=task=1
-NodeName={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=256000 Gres=gpu:v100:2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=256000 Gres=gpu:v100:2,gpu:a100:1,gpu:t4:4 State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES DefaultTime=10 PriorityTier=1 PreemptMode=OFF State=UP
 PartitionName=gpu Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=15 State=UP
 PartitionName=urgent Nodes={host} DefaultTime=10 PriorityTier=10 PreemptMode=OFF State=UP
@@ -77,6 +77,8 @@ PartitionName=urgent Nodes={host} DefaultTime=10 PriorityTier=10 PreemptMode=OFF
 GRES_CONF = """\
 AutoDetect=off
 NodeName={host} Name=gpu Type=v100 File={folder}/gpu[0-1]
+NodeName={host} Name=gpu Type=a100 File={folder}/gpu2
+NodeName={host} Name=gpu Type=t4 File={folder}/gpu[3-6]
 """
 
 SLURMDBD_CONF = """\
@@ -140,10 +142,10 @@ class Cluster:
         (self.folder / "munge.key").write_bytes(os.urandom(128))
         (self.folder / "munge.key").chmod(0o400)
         try:
-            for number in range(2):  # a GPU's file must be a character device, or CUDA_VISIBLE_DEVICES stays empty
+            for number in range(7):  # a GPU's file must be a character device, or CUDA_VISIBLE_DEVICES stays empty
                 os.mknod(self.folder / f"gpu{number}", 0o20666, os.makedev(1, 3))
         except OSError as error:
-            raise NoSlurm(f"device files for two feigned GPUs cannot be made here ({error})") from None
+            raise NoSlurm(f"device files for feigned GPUs cannot be made here ({error})") from None
         os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
         os.environ["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
@@ -232,9 +234,7 @@ def provide() -> None:
     if all(map(shutil.which, PROGRAMS)):
         return
     if shutil.which("apt-get") is None:
-        raise NoSlurm(
-            f"{', '.join(PROGRAMS)} are not all installed, and without apt-get they are not installed from here"
-        )
+        raise NoSlurm(f"{', '.join(PROGRAMS)} are not all installed, and there is no apt-get to install them with")
     with no_services_started(), tempfile.TemporaryFile("w+") as log:
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
@@ -279,11 +279,6 @@ def main(command: list[str]) -> int:
         return subprocess.run(command, check=False).returncode
     finally:
         cluster.stop()
-        keep = os.environ.get("BRAINUAD_KEEP_SLURM_LOGS")
-        if keep:
-            shutil.copytree(
-                folder, keep, ignore=shutil.ignore_patterns("database*", "*.socket*", "gpu*", "spool", "state")
-            )
         shutil.rmtree(folder)
 
 
