@@ -16,6 +16,10 @@ perceptual          smoothed LPIPS distance maps
 models              the ``Detector`` contract and one file a model
 augmentation        random affine maps of a batch, on its device
 progress            how far a training is; its checkpoint
+fingerprint         what decides the outcome of a training, as one digest
+interruption        signals that ask a training to save or to stop
+devices             the GPU a job got: code for it, precision
+ranks               several processes that train one model together
 training            fits any ``Detector``: schedule, checkpoints, resume, cost
 scoring             trained model × sample set → reconstructions and anomaly maps
 metrics             anomaly maps and masks → numbers in long format
