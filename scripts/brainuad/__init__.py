@@ -27,6 +27,9 @@ table2              the paper's Table 2 in Markdown, LaTeX, HTML and numbers
 comparison          the numbers of all models → the comparison table
 figures             the qualitative grid and the learning curves
 runtime             what all jobs share: the log, the end with the workflow
+slurm               what is asked of Slurm, and how its answers are read
+jobs                a training as a Slurm job or as processes of this machine
+launching           where a training runs: one job at a time, found again, its end judged
 ==================  ==============================================================================
 
 Nothing is imported here: every job of a cluster pays for what it imports.
