@@ -82,13 +82,14 @@ def upstream_model(wildcards):
 
 
 def training_settings(wildcards):
-    """What decides a model's weights: its entry without its label, the training section without names and seeds.
+    """What decides a model's weights: its entry without its label, the training section without what does not.
 
     `code` is the hash of the model's file: editing it trains that model again, touching it does not.
     """
     entry, section = models[wildcards.model], config["training"]
     unused = ["label", "batch_size", "epochs", "lr", "min_lr", "warmup_epochs"] if is_floor(entry) else ["label"]
-    training = {key: value for key, value in section.items() if key not in ("datasets", "seeds")}
+    other = ("datasets", "seeds", "launcher", "gpus", "nodes")  # names, and where a training runs
+    training = {key: value for key, value in section.items() if key not in other}
     settings = {key: value for key, value in entry.items() if key not in unused}
     return {**settings, "training": training, "code": model_digest(entry["class"])}
 

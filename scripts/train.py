@@ -6,9 +6,10 @@ from brainuad.runtime import start
 
 start(snakemake)
 
-from brainuad.training import train
+from brainuad.launching import launch
 
-samples = sorted({Path(name).parent for name in snakemake.input.samples})
-output = {name: Path(path) for name, path in snakemake.output.items()}
-upstream = Path(snakemake.input.upstream[0]) if snakemake.input.upstream else None
-train(samples, **output, settings=snakemake.params.settings, seed=int(snakemake.wildcards.seed), upstream=upstream)
+arguments = {name: Path(path) for name, path in snakemake.output.items()}
+arguments["samples"] = sorted({Path(name).parent for name in snakemake.input.samples})
+arguments["upstream"] = Path(snakemake.input.upstream[0]) if snakemake.input.upstream else None
+arguments |= {"settings": snakemake.params.settings, "seed": int(snakemake.wildcards.seed)}
+launch(arguments, dict(snakemake.resources.items()))
