@@ -54,6 +54,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 GresTypes=gpu
 JobRequeue=1
+# A job is as nice as who submits it: the study's many jobs give way to the trainings, whose walltimes are short.
+PropagatePrioProcess=1
 KillWait=5
 OverTimeLimit=0
 MinJobAge=600
@@ -70,7 +72,8 @@ JobAcctGatherParams=OverMemoryKill,UsePss
 JobAcctGatherFrequency=task=1
 NodeName={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=256000 Gres=gpu:v100:2,gpu:a100:1,gpu:t4:4 State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES DefaultTime=10 PriorityTier=1 PreemptMode=OFF State=UP
-PartitionName=gpu Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=15 State=UP
+PartitionName=gpu Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=OFF State=UP
+PartitionName=spare Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=8 State=UP
 PartitionName=urgent Nodes={host} DefaultTime=10 PriorityTier=10 PreemptMode=OFF State=UP
 """
 
