@@ -74,7 +74,7 @@ def is_known(names: dict[str, str], settings: dict) -> bool:
 
 def training_record(cost: dict) -> dict:
     """The columns of Snakemake's records, of a training."""
-    gpus = cost.get("devices", 1) if "GPU" in cost["peak_memory_meaning"] else None
+    gpus = cost.get("processes", 1) if "GPU" in cost["peak_memory_meaning"] else None
     return {
         "s": cost["wall_seconds"],
         "cpu_time": cost.get("cpu_seconds"),

@@ -53,6 +53,7 @@ SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 GresTypes=gpu
+DefMemPerCPU=256
 JobRequeue=1
 # A job is as nice as who submits it: the study's many jobs give way to the trainings, whose walltimes are short.
 PropagatePrioProcess=1

@@ -4,8 +4,8 @@ Only what a cluster decides is overridden in the profile: how often jobs are ask
 and walltime. All tests share the Slurm and the machine, and run at once.
 """
 
+import fcntl
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,11 +16,11 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 
-from miniature import ROOT, miniature, write
+from conftest import ROOT
+from miniature import miniature, write
 
 REASON = os.environ.get("BRAINUAD_NO_SLURM") or ("SLURM_CONF" not in os.environ and "no Slurm: run make test-slurm")
 pytestmark = pytest.mark.skipif(bool(REASON), reason=str(REASON))
@@ -78,51 +78,58 @@ def change_profile(repository, train, **options):
 
 @pytest.fixture
 def study(tmp_path):
-    """The folder of a miniature study in which nothing has been run."""
-    miniature(tmp_path / "study")
+    """The folder of a study of one model, Patient, in which nothing has been run."""
+    config = yaml.safe_load((ROOT / "demo/config/config.yaml").read_text())
+    config["datasets"] = {"phantom_a": config["datasets"]["phantom_a"]}
+    config["models"] = {"patient": {"class": "patient.Patient", "epochs": 8, "batch_size": 2}}
+    write(tmp_path / "study", config)
     return tmp_path / "study"
 
 
 @pytest.fixture
-def train_patiently(tmp_path, make_sample_set, repository):
-    """Prepare a study of one model whose samples are there already; returns its folder."""
-    samples = make_sample_set("samples", size=(48, 48))  # 8 for training: 4 steps an epoch
+def train_patiently(study, make_sample_set, repository):
+    """Prepare the study: its samples are there already, a step of the training takes a second; returns its folder."""
+    make_sample_set("study/results/samples/phantom_a", size=(48, 48))  # 8 for training: 4 steps an epoch
 
-    def prepare(epochs=8, seconds=1.0, fail=False, name="study", **resources):
-        folder = tmp_path / name
-        config = miniature(folder)
-        config["datasets"] = {"phantom_a": config["datasets"]["phantom_a"]}
-        params = {"seconds": seconds, "fail": fail}
-        config["models"] = {
-            "patient": {"class": "patient.Patient", "params": params, "epochs": epochs, "batch_size": 2}
-        }
-        write(folder, config)
-        shutil.copytree(samples, folder / "results/samples/phantom_a")
+    def prepare(epochs=8, seconds=1.0, fail=False, **resources):
+        config = yaml.safe_load((study / "config/config.yaml").read_text())
+        config["models"]["patient"] |= {"epochs": epochs, "params": {"seconds": seconds, "fail": fail}}
+        write(study, config)
         change_profile(repository, {"mem_mb": 3000, **resources})
-        return folder
+        return study
 
     return prepare
 
 
 @pytest.fixture
-def uninterrupted(train_patiently, repository):
-    """Train the same model here at one go, without a pause between steps; returns its weights."""
+def assert_same(study, repository, tmp_path_factory):
+    """Compare the weights of the study with those of one whose training ran here at one go, without pauses."""
 
-    def train(epochs=8):
-        folder = train_patiently(epochs, 0.0, name="uninterrupted")
-        command = [SNAKEMAKE, "--directory", folder, "--cores", "1", "--allowed-rules", "train", "--", WEIGHTS]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository)
-        assert done.returncode == 0, done.stderr
-        return load_file(folder / WEIGHTS)
+    def compare(epochs=8):
+        folder = tmp_path_factory.getbasetemp().parent / f"uninterrupted-{epochs}"  # all test processes share it
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / WEIGHTS).exists():
+                shutil.copytree(study / "results/samples", folder / "results/samples")
+                config = yaml.safe_load((study / "config/config.yaml").read_text())
+                config["models"]["patient"]["params"]["seconds"] = 0.0
+                write(folder, config)
+                command = [SNAKEMAKE, "--directory", folder, "--cores", "1", "--allowed-rules", "train", "--", WEIGHTS]
+                done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository)
+                assert done.returncode == 0, done.stderr
+        weights, found = load_file(folder / WEIGHTS), load_file(study / WEIGHTS)
+        assert found.keys() == weights.keys()
+        assert all((found[name] == weights[name]).all() for name in weights)
 
-    return train
+    return compare
 
 
 def begin(study, repository, *targets, options=(), nice=0):
     """Start a run as the documentation says, from the root of the repository; what it prints goes to a file."""
     command = ["nice", "-n", str(nice), SNAKEMAKE, "--profile", "slurm", "--directory", study, *options, "--", *targets]
     with (study / "printed.txt").open("a") as output:
-        return subprocess.Popen(command, stdout=output, stderr=output, cwd=repository)
+        return subprocess.Popen(command, stdout=output, stderr=output, cwd=repository, start_new_session=True)
 
 
 def begin_training(study, repository):
@@ -150,9 +157,13 @@ def wait_for(what, seconds=300):
 
 def running(study):
     """Wait until a training is past its first checkpoint; returns the number of its job."""
-    folder = study / "results/train/patient/1"
-    wait_for((folder / "checkpoint.pt").exists)
-    return yaml.safe_load((folder / "submitit/job.json").read_text())["record"]["job_id"]
+    wait_for((study / WEIGHTS).with_name("checkpoint.pt").exists)
+    return job_of(study)
+
+
+def job_of(study):
+    """The number of a training's job."""
+    return yaml.safe_load((study / WEIGHTS).with_name("submitit").joinpath("job.json").read_text())["record"]["job_id"]
 
 
 def told(*command):
@@ -172,47 +183,37 @@ def states(name):
     return [line.split()[0] for line in lines.splitlines()]
 
 
-def assert_same(weights, study):
-    """The training of a study has ended with these very weights."""
-    found = load_file(study / WEIGHTS)
-    assert found.keys() == weights.keys()
-    assert all(torch.equal(found[name], weights[name]) for name in weights)
-
-
 def is_a_cost(column):
     """Time and memory differ between any two runs; all else is the same, bit for bit."""
     return column.startswith("cost/") or column == "seconds"
 
 
-def test_a_training_outlives_its_walltime_twice(train_patiently, uninterrupted, repository):
-    weights = uninterrupted(epochs=22)
+def test_a_training_outlives_its_walltime_twice(train_patiently, assert_same, repository):
     study = train_patiently(epochs=22, gpu_model="t4", runtime=1)
     finish(begin_training(study, repository), study)
-    assert_same(weights, study)
+    assert_same(epochs=22)
     cost = yaml.safe_load((study / WEIGHTS).with_name("cost.json").read_text())
     assert cost["starts"] >= 3
 
 
-def test_a_preempted_training_goes_on_when_its_gpu_is_free_again(train_patiently, uninterrupted, repository):
-    weights = uninterrupted()
+def test_a_preempted_training_goes_on_when_its_gpu_is_free_again(train_patiently, assert_same, repository):
     study = train_patiently(gpu_model="a100", slurm_partition="spare")
     run = begin_training(study, repository)
     name = name_of(running(study))
     told("sbatch", "--partition=urgent", "--gres=gpu:a100:1", "--output=/dev/null", "--wrap", "sleep 3")
     finish(run, study)
-    assert_same(weights, study)
+    assert_same()
     assert states(name) == ["PREEMPTED", "COMPLETED"]
 
 
-def test_a_training_that_is_killed_is_submitted_again(train_patiently, uninterrupted, repository):
-    weights = uninterrupted()
+def test_a_training_that_is_killed_is_submitted_again(train_patiently, assert_same, repository):
     study = train_patiently(gpu_model="t4")
     run = begin_training(study, repository)
     job = running(study)
     name = name_of(job)
     processes_of(job)[0].kill()
     assert f"{job} was lost" in finish(run, study)
-    assert_same(weights, study)
+    assert_same()
     assert states(name) == ["FAILED", "COMPLETED"]
 
 
@@ -227,9 +228,8 @@ def processes_of(job):
     return found
 
 
-def test_snakemake_killed_and_started_again_finds_the_job_that_runs(train_patiently, uninterrupted, repository):
-    weights = uninterrupted(epochs=12)
-    study = train_patiently(epochs=12, gpu_model="t4")
+def test_snakemake_killed_and_started_again_finds_the_job_that_runs(train_patiently, assert_same, repository):
+    study = train_patiently(gpu_model="t4", seconds=1.5)
     run = begin_training(study, repository)
     name = name_of(running(study))
     run.kill()
@@ -239,8 +239,18 @@ def test_snakemake_killed_and_started_again_finds_the_job_that_runs(train_patien
     wait_for(lambda: "found again" in (study / "printed.txt").read_text())
     assert len(told("squeue", "--noheader", f"--name={name}").splitlines()) == 1
     finish(run, study)
-    assert_same(weights, study)
+    assert_same()
     assert states(name) == ["COMPLETED"]
+
+
+def test_a_training_goes_on_when_snakemake_is_interrupted(train_patiently, repository):
+    study = train_patiently(gpu_model="t4", seconds=5.0)
+    run = begin_training(study, repository)
+    job = running(study)
+    os.killpg(run.pid, signal.SIGINT)  # as Ctrl-C does
+    assert f"Slurm job {job} goes on" in finish(run, study, succeeds=False)
+    assert told("squeue", "--noheader", f"--jobs={job}", "--format=%T").strip() == "RUNNING"
+    told("scancel", job)
 
 
 def test_a_training_that_fails_shows_its_traceback_and_is_not_submitted_again(train_patiently, repository):
@@ -248,7 +258,7 @@ def test_a_training_that_fails_shows_its_traceback_and_is_not_submitted_again(tr
     printed = finish(begin_training(study, repository), study, succeeds=False)
     for words in ("Traceback", "patient.py", "ArithmeticError: this loss cannot be computed", "_0_log.out"):
         assert words in printed
-    assert len(re.findall(r"^Slurm job \d+ trains", printed, re.M)) == 1 + printed.count("Logfile results/logs/train")
+    assert len(states(name_of(job_of(study)))) == 1
 
 
 def test_a_training_that_its_user_cancels_stays_cancelled(train_patiently, repository):
@@ -261,8 +271,9 @@ def test_a_training_that_its_user_cancels_stays_cancelled(train_patiently, repos
     assert states(name) == ["CANCELLED"]
 
 
-def test_a_study_on_slurm_gives_the_comparison_of_one_run_here(study, tmp_path, repository):
-    here = tmp_path / "here"
+def test_a_study_on_slurm_gives_the_comparison_of_one_run_here(tmp_path, repository):
+    study, here = tmp_path / "study", tmp_path / "here"
+    miniature(study)
     shutil.copytree(study, here)
     change_profile(repository, {"mem_mb": 3000})
     on_slurm = begin(study, repository, nice=5)
