@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from brainuad.configuration import is_floor
 from brainuad.fingerprint import fingerprint
 from brainuad.jobs import AGAIN, Local, Slurm, Task
 from brainuad.runtime import announce
@@ -59,8 +58,6 @@ def launch(arguments: dict, resources: dict) -> None:
 
         train(**arguments)
         return
-    if is_floor(arguments["settings"]):  # a job too, lest a login node compute, but on processors and alone
-        resources = {**resources, "gpu": 0, "nodes": 1, "tasks_per_node": 1}
     folder = Path(arguments["model"]).parent / "submitit"
     folder.mkdir(parents=True, exist_ok=True)
     cluster = {"local": Local, "slurm": Slurm}[resources["launcher"]](folder, resources)
