@@ -223,10 +223,9 @@ class Launch:
         while (failure := self.result(record.job_id)) is None:
             state = self.look(record.job_id)
             if state != last:
-                print(
-                    f"{time.strftime('%H:%M:%S')} {self.cluster.title} {record.job_id}: {state or 'unknown'}",
-                    flush=True,
-                )
+                why = self.cluster.reason(record.job_id) if state == "PENDING" else ""
+                clock = time.strftime("%H:%M:%S")
+                print(f"{clock} {self.cluster.title} {record.job_id}: {state or 'unknown'} {why}".rstrip(), flush=True)
             last = state
             if state in ACTIVE or state == "no answer":
                 since = None
