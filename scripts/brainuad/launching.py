@@ -24,7 +24,7 @@ from pathlib import Path
 
 from brainuad.fingerprint import fingerprint
 from brainuad.jobs import AGAIN, Local, Slurm, Task
-from brainuad.runtime import announce
+from brainuad.runtime import announce, tell
 from brainuad.slurm import ACTIVE, Unreachable
 
 __all__ = ["LaunchError", "launch"]
@@ -66,7 +66,7 @@ def launch(arguments: dict, resources: dict) -> None:
         with locked(folder / "lock"):
             Launch(folder, arguments, resources, cluster).run()
     except LaunchError as error:
-        announce(str(error).splitlines()[0])
+        tell(str(error).splitlines()[0])  # all of it goes to the log
         raise
 
 

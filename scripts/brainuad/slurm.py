@@ -77,7 +77,7 @@ def reason(job_id: str) -> str:
     """Why a job waits, in Slurm's words; empty when it does not, or there is no answer."""
     with contextlib.suppress(Unreachable):
         queue = ask("squeue", "--noheader", "--states=PENDING", f"--jobs={job_id}", "--format=%r")
-        return queue.stdout.strip() if queue.returncode == 0 else ""
+        return queue.stdout.strip().replace("None", "") if queue.returncode == 0 else ""
     return ""
 
 
