@@ -7,23 +7,6 @@ outputs   results/train/{model}/{seed}/               weights, their description
           results/score/{model}/{seed}/{dataset}/     reconstructions, anomaly maps and their components
 """
 
-from brainuad.configuration import choose_launcher
-
-try:
-    # While the Snakefile is parsed Snakemake does not know its executor yet, but what its profile sets: profiles/slurm
-    # gives rule train the resource `slurm_launcher`, by which `training.launcher: auto` means slurm.
-    profile = workflow.resource_settings.overwrite_resources.get("train", {})
-    launcher = choose_launcher(config["training"], "slurm_launcher" in profile)
-except ValueError as error:
-    raise WorkflowError(str(error)) from None
-
-
-def training_gpus(wildcards):
-    """GPUs of a training in all, so that `--resources gpu=N` limits them; a floor needs none."""
-    section = config["training"]
-    without = is_floor(models[wildcards.model]) or section["device"] == "cpu"
-    return 0 if without else section["gpus"] * section["nodes"]
-
 
 # With the launcher slurm the rule itself only waits for the job that it submits, so it runs where Snakemake does. What
 # of its resources concern Slurm is passed to that job; the profile adds partition, account and kind of GPU. `retries`
@@ -50,8 +33,8 @@ rule train:
     resources:
         launcher=launcher,
         gpu=training_gpus,
-        tasks_per_node=lookup("training/gpus", within=config),
-        nodes=lookup("training/nodes", within=config),
+        tasks_per_node=training_tasks,
+        nodes=training_nodes,
         cpus_per_task=8,
         mem_mb=scaled(16000),
         runtime=scaled(1440),

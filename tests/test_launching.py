@@ -269,13 +269,11 @@ def test_a_job_is_submitted_and_its_outputs_fetched(tmp_path, cluster, start):
     assert {path.name for path in record(tmp_path).parent.iterdir()} == {"lock"}
 
 
-def test_a_floor_goes_to_the_processors_and_asks_for_no_gpu(tmp_path, cluster, start):
-    cluster.plan("done")
-    start(**{"class": "floors.VoxelMean", "params": {}})
-    script = (cluster.root / "script").read_text()
-    assert "#SBATCH --partition=cpu\n" in script
-    assert "gpus" not in script
-    assert "constraint" not in script
+def test_a_training_without_gpus_goes_to_the_processors():
+    asked = slurm.request({**RESOURCES, "gpu": 0, "gres": "gpu:v100:1"}, 16000)
+    assert asked["partition"] == "cpu"
+    assert not {"constraint", "gpus_per_node", "gres"} & set(asked)
+    assert slurm.request({**RESOURCES, "gpu": 0, "cpu_partition": None}, 16000)["partition"] == "gpu"
 
 
 def test_a_killed_launcher_finds_its_job_again(tmp_path, cluster, start, capsys):

@@ -36,6 +36,11 @@ def accelerate(settings: dict, gpus: int = 1, nodes: int = 1) -> Fabric:
     device, precision = settings.get("device", "auto"), settings.get("precision", "auto")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if device == "cpu" and given not in ("", "-1"):
+            print(
+                f"GPU {given} was given to this job but torch {torch.__version__} can use none: it trains on the CPU."
+            )
     if device == "cuda":
         precision = prepare_gpu(precision, int(os.environ["LOCAL_RANK"]) if gpus * nodes > 1 else 0)
     elif precision == "16-mixed":

@@ -123,6 +123,10 @@ class Slurm:
         """State of a job."""
         return slurm.state(job_id)
 
+    def reason(self, job_id: str) -> str:
+        """Why a job waits."""
+        return slurm.reason(job_id)
+
     def is_active(self, job_id: str) -> bool:
         """Whether a job runs or will run, be it that Slurm is about to requeue it."""
         return slurm.state(job_id) in slurm.ACTIVE | {"NODE_FAIL", "PREEMPTED"}
@@ -184,6 +188,10 @@ class Local:
         log = self.folder / f"{job_id}_0_log.out"
         last = log.read_text(errors="replace").splitlines()[-1:] if log.exists() else []
         return "TIMEOUT" if last and FAREWELL in last[0] else "FAILED"
+
+    def reason(self, job_id: str) -> str:
+        """Nothing: such jobs never wait."""
+        return ""
 
     def cancel(self, job_id: str) -> None:
         """Stop all processes."""

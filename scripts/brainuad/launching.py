@@ -22,10 +22,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from brainuad.configuration import is_floor
 from brainuad.fingerprint import fingerprint
 from brainuad.jobs import AGAIN, Local, Slurm, Task
-from brainuad.runtime import announce
+from brainuad.runtime import announce, tell
 from brainuad.slurm import ACTIVE, Unreachable
 
 __all__ = ["LaunchError", "launch"]
@@ -59,8 +58,6 @@ def launch(arguments: dict, resources: dict) -> None:
 
         train(**arguments)
         return
-    if is_floor(arguments["settings"]):  # a job too, lest a login node compute, but on processors and alone
-        resources = {**resources, "gpu": 0, "nodes": 1, "tasks_per_node": 1}
     folder = Path(arguments["model"]).parent / "submitit"
     folder.mkdir(parents=True, exist_ok=True)
     cluster = {"local": Local, "slurm": Slurm}[resources["launcher"]](folder, resources)
@@ -69,7 +66,7 @@ def launch(arguments: dict, resources: dict) -> None:
         with locked(folder / "lock"):
             Launch(folder, arguments, resources, cluster).run()
     except LaunchError as error:
-        announce(str(error).splitlines()[0])
+        tell(str(error).splitlines()[0])  # all of it goes to the log
         raise
 
 
@@ -226,10 +223,9 @@ class Launch:
         while (failure := self.result(record.job_id)) is None:
             state = self.look(record.job_id)
             if state != last:
-                print(
-                    f"{time.strftime('%H:%M:%S')} {self.cluster.title} {record.job_id}: {state or 'unknown'}",
-                    flush=True,
-                )
+                why = self.cluster.reason(record.job_id) if state == "PENDING" else ""
+                clock = time.strftime("%H:%M:%S")
+                print(f"{clock} {self.cluster.title} {record.job_id}: {state or 'unknown'} {why}".rstrip(), flush=True)
             last = state
             if state in ACTIVE or state == "no answer":
                 since = None

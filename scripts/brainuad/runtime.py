@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["announce", "end_with", "start"]
+__all__ = ["announce", "end_with", "start", "tell"]
 
 terminal: int | None = None  # descriptor of the stderr that Snakemake gave this job
 
@@ -39,8 +39,13 @@ def send_output_to(log: Path) -> None:
 
 
 def announce(message: str) -> None:
-    """Print a line to the log and, where the output goes to a log, to the terminal too."""
+    """Print a line to the log and to the terminal."""
     print(message, flush=True)
+    tell(message)
+
+
+def tell(message: str) -> None:
+    """Print a line to the terminal, where the output goes to a log."""
     if terminal is not None:
         os.write(terminal, f"{message}\n".encode())
 

@@ -1,11 +1,12 @@
 """What is asked of Slurm, and how its answers are read. No answer is never taken for one."""
 
+import contextlib
 import shlex
 import shutil
 import subprocess
 from typing import NamedTuple
 
-__all__ = ["ACTIVE", "Queued", "Unreachable", "find", "request", "signal_seconds", "state"]
+__all__ = ["ACTIVE", "Queued", "Unreachable", "find", "reason", "request", "signal_seconds", "state"]
 
 # What squeue says of a job that runs, will run, or is on its way from one to the other.
 ACTIVE = {
@@ -69,6 +70,14 @@ def state(job_id: str) -> str:
             return account.stdout.splitlines()[-1].split()[0]  # "CANCELLED by 1000"
         if account.returncode and "disabled" not in account.stderr:
             raise Unreachable(f"sacct failed: {account.stderr.strip()}")
+    return ""
+
+
+def reason(job_id: str) -> str:
+    """Why a job waits, in Slurm's words; empty when it does not, or there is no answer."""
+    with contextlib.suppress(Unreachable):
+        queue = ask("squeue", "--noheader", "--states=PENDING", f"--jobs={job_id}", "--format=%r")
+        return queue.stdout.strip().replace("None", "") if queue.returncode == 0 else ""
     return ""
 
 
