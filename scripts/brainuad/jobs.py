@@ -110,7 +110,7 @@ class Slurm:
             comment=comment,
             dependency="singleton",
             stderr_to_stdout=True,
-            setup=[f"export PYTHONPATH={LIBRARY}${{PYTHONPATH:+:$PYTHONPATH}}"],
+            setup=[f"export PYTHONPATH={LIBRARY}${{PYTHONPATH:+:$PYTHONPATH}}", threads(self.resources)],
         )
         with outside_of_jobs():
             return executor.submit(dataclasses.replace(task, gpus=gpus, nodes=nodes)).job_id
@@ -203,6 +203,12 @@ class Local:
         """What becomes of a job whose launcher is interrupted."""
         self.cancel(job_id)
         return f"Local job {job_id} was stopped: run Snakemake again to go on from its checkpoint."
+
+
+def threads(resources: dict) -> str:
+    """A line of shell that gives a process all its processors: Snakemake left it the one thread of a job that waits."""
+    count = int(resources.get("cpus_per_task", 1))
+    return "export " + " ".join(f"{name}_NUM_THREADS={count}" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"))
 
 
 def visible_gpus(count: int) -> list[int]:
