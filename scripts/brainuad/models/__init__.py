@@ -22,7 +22,7 @@ from brainuad.models.detector import Detector
 
 __all__ = ["Detector", "available", "create", "load", "provenance", "save"]
 
-PACKAGES = ("brainuad", "monai", "numpy", "torch")
+PACKAGES = ("brainuad", "lightning-fabric", "monai", "numpy", "safetensors", "torch")
 
 
 def available() -> list[str]:
@@ -155,9 +155,16 @@ def rebuild(recipe: dict) -> Detector:
 
 
 def provenance(settings: dict, seed: int) -> dict:
-    """What a saved model tells of its origin: the metadata that training hands to ``save``."""
+    """What a saved model tells of its origin: the metadata that training hands to ``save``.
+
+    Args:
+        settings: those of the training; ``samples`` and ``preprocessing`` among them, the sections that say how the
+            images came about, are kept whole: another scan has to go the same way.
+        seed: of the training.
+    """
     encoded = json.dumps(settings, sort_keys=True).encode()
     return {
+        **{name: settings[name] for name in ("samples", "preprocessing") if name in settings},
         "settings_sha256": hashlib.sha256(encoded).hexdigest(),
         "seed": seed,
         "commit": commit(),
