@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 ROOT = Path(workflow.basedir)
+TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from brainuad.configuration import check, is_floor, model_digest
@@ -81,16 +82,35 @@ def upstream_model(wildcards):
     return [f"results/train/{required}/{wildcards.seed}/model.safetensors"] if required else []
 
 
+def initial_weights(wildcards):
+    """The weights that a model begins with, and their description."""
+    weights = models[wildcards.model]["weights"]
+    return [weights, str(Path(weights).with_suffix(".json"))] if weights else []
+
+
+def training_trunk(wildcards):
+    """The trunk of the perceptual distance, for a model with a perceptual term."""
+    return [ancient(TRUNK)] if models[wildcards.model]["params"].get("perceptual_term") else []
+
+
 def training_settings(wildcards):
     """What decides a model's weights: its entry without its label, the training section without names and seeds.
 
-    `code` is the hash of the model's file: editing it trains that model again, touching it does not.
+    `samples` and `preprocessing` go into the model's description: they say how images for it are made. `code` is the
+    hash of the model's file: editing it trains that model again, touching it does not.
     """
     entry, section = models[wildcards.model], config["training"]
-    unused = ["label", "batch_size", "epochs", "lr", "min_lr", "warmup_epochs"] if is_floor(entry) else ["label"]
+    unused = {"label", "augmentation", "weights"}
+    if is_floor(entry):
+        unused |= {"batch_size", "epochs", "lr", "min_lr", "warmup_epochs"}
     training = {key: value for key, value in section.items() if key not in ("datasets", "seeds")}
-    settings = {key: value for key, value in entry.items() if key not in unused}
-    return {**settings, "training": training, "code": model_digest(entry["class"])}
+    return {
+        **{key: value for key, value in entry.items() if key not in unused},
+        "training": {**training, "augmentation": entry["augmentation"] or training["augmentation"]},
+        "samples": config["samples"],
+        "preprocessing": preprocessing_settings(wildcards),
+        "code": model_digest(entry["class"]),
+    }
 
 
 def preprocessing_settings(wildcards):

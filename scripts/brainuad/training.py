@@ -10,6 +10,7 @@ import json
 import math
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from brainuad.augmentation import RandomAffine
 from brainuad.models import Detector, create, load, provenance, save
+from brainuad.perceptual import PerceptualDistance
 from brainuad.progress import Progress, peak_memory, read_checkpoint, write_checkpoint
 from brainuad.sample_set import Images, SampleSet, split_batches
 
@@ -39,6 +41,8 @@ def train(
     settings: dict,
     seed: int,
     upstream: Path | None = None,
+    weights: Path | None = None,
+    trunk: Path | None = None,
 ) -> None:
     """Train one model on the healthy training images of one or more sample sets.
 
@@ -60,6 +64,8 @@ def train(
         settings: the model's entry of the configuration, with the section ``training`` under that name.
         seed: of the initial weights, the order of images, the augmentation and what the model draws itself.
         upstream: weights of the trained model that this one builds on.
+        weights: to begin with instead of random ones; with 0 epochs they are taken as they are.
+        trunk: weights of the perceptual distance's trunk, for models that measure one in training.
 
     Raises:
         ValueError: settings or samples cannot be trained with, or a loss term stopped being finite.
@@ -72,11 +78,15 @@ def train(
     detector = create(
         settings["class"], training.size, settings.get("params") or {}, load(upstream) if upstream else None
     )
+    if weights:
+        begin_with(detector, weights)
     fabric = accelerate(settings["training"])
+    if detector.needs_perceptual:
+        detector.perceptual = perceptual_distance(trunk, fabric.device)
     run = Run(detector, fabric, settings, seed, training, validation)
     checkpoint = Path(model).with_name("checkpoint.pt")
-    if run.trainable:
-        run.resume(checkpoint, fingerprint(settings, seed, sets, upstream, detector))
+    if run.trainable and settings["epochs"] > 0:
+        run.resume(checkpoint, fingerprint(settings, seed, sets, [upstream, weights], detector))
         run.learn(checkpoint)
     else:
         run.fit()
@@ -84,6 +94,39 @@ def train(
     pd.DataFrame(run.rows).to_csv(history, sep="\t", index=False)
     Path(cost).write_text(json.dumps(run.cost(), indent=2) + "\n", encoding="utf-8")
     checkpoint.unlink(missing_ok=True)
+
+
+def begin_with(detector: Detector, weights: Path) -> None:
+    """Give an untrained model the weights of a trained one of its class.
+
+    Raises:
+        ValueError: the weights are of another class, do not fit, or were trained upon another upstream.
+    """
+    trained = load(weights)
+    if type(trained) is not type(detector):
+        raise ValueError(
+            f"{weights} holds a {trained.recipe['class']}, not a {detector.recipe['class']}: correct the `weights` of "
+            "the model's entry."
+        )
+    own, values = detector.state_dict(), trained.state_dict()
+    upstream = [name for name in own if name.startswith("upstream.")]
+    if any(name not in values or not torch.equal(own[name], values[name]) for name in upstream):
+        raise ValueError(
+            f"{weights} was trained upon another model than the one that the entry `requires`: give that one the "
+            "`weights` it was trained upon, with `epochs: 0`."
+        )
+    try:
+        detector.load_state_dict(values)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{weights} does not fit the params of the model's entry: {reason}") from error
+
+
+def perceptual_distance(trunk: Path | None, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """The distance that a model measures in training."""
+    if trunk is None:
+        raise ValueError("This model measures a perceptual distance in training and needs the trunk of LPIPS.")
+    return PerceptualDistance(trunk, smoothing=0).to(device).mean
 
 
 class Run:
@@ -116,6 +159,7 @@ class Run:
         self.augment = RandomAffine(**settings["training"].get("augmentation", {}))
         self.updates = len(split_batches(np.arange(len(training)), self.batch_size))  # in an epoch
         self.rows: list[dict] = []
+        self.saved = 0  # epochs behind the last checkpoint
         self.seconds_before, self.peak_before, self.starts, self.fingerprint = 0.0, 0.0, 1, ""
 
     def groups(self) -> list[dict]:
@@ -192,10 +236,16 @@ class Run:
         return {name: float(total) / len(images) for name, total in totals.items()}
 
     def fit(self) -> None:
-        """Learn without gradients; the history gets one row."""
+        """Learn without gradients, or nothing if the weights are given; the history gets one row."""
         began = time.monotonic()
-        self.detector.fit(self.training.batches(self.batch_size))
-        row = {"epoch": 1, "lr": 0.0, "seconds": time.monotonic() - began, **self.evaluate(self.training)}
+        if not self.trainable:
+            self.detector.fit(self.training.batches(self.batch_size))
+        row = {
+            "epoch": 0 if self.trainable else 1,
+            "lr": 0.0,
+            "seconds": time.monotonic() - began,
+            **self.evaluate(self.training),
+        }
         if len(self.validation):
             row |= {f"validation_{name}": value for name, value in self.evaluate(self.validation).items()}
         self.rows.append(row)
@@ -205,9 +255,11 @@ class Run:
         broken = {name: value for name, value in row.items() if not math.isfinite(value)}
         if broken:
             name, value = next(iter(broken.items()))
-            saved = f"{checkpoint} holds an earlier state" if checkpoint.exists() else "no checkpoint was written"
+            saved = (
+                f"the last good state, after epoch {self.saved}, is in {checkpoint}" if self.saved else "none was saved"
+            )
             raise ValueError(
-                f"Training stopped in epoch {row['epoch']} because loss term {name!r} is {value} ({saved}): "
+                f"Training stopped in epoch {row['epoch']} because loss term {name!r} is {value}; {saved}: "
                 "lower the model's lr or set training.precision to 32-true."
             )
 
@@ -224,6 +276,7 @@ class Run:
             "starts": self.starts,
         }
         write_checkpoint(path, state)
+        self.saved = len(self.rows)
 
     def resume(self, path: Path, fingerprint: str) -> None:
         """Continue from a checkpoint if there is one of this very run."""
@@ -236,6 +289,7 @@ class Run:
             optimizer.load_state_dict(values)
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.rows, self.seconds_before = state["rows"], state["seconds"]
+        self.saved = len(self.rows)
         self.peak_before, self.starts = state["peak_memory_mb"], state["starts"] + 1
         print(f"{path}: training goes on after epoch {len(self.rows)}.", flush=True)
 
@@ -251,15 +305,15 @@ class Run:
         """What the run took."""
         gpu = self.fabric.device.type == "cuda"
         processor = f"{platform.machine()}, {torch.get_num_threads()} threads"
-        seconds = sum(row["seconds"] for row in self.rows)
+        seconds, epochs = sum(row["seconds"] for row in self.rows), int(self.rows[-1]["epoch"])
         return {
             "wall_seconds": self.seconds(),
             "peak_memory_mb": self.peak_memory(),
             "peak_memory_meaning": "allocated on the GPU by torch" if gpu else "resident in the process",
             "device": torch.cuda.get_device_name() if gpu else processor,
             "precision": self.fabric.strategy.precision.precision,
-            "images_per_second": len(self.training) * len(self.rows) / seconds,
-            "epochs": len(self.rows),
+            "images_per_second": len(self.training) * epochs / seconds,
+            "epochs": epochs,
             "parameters": self.trainable,
             "starts": self.starts,
         }
@@ -313,10 +367,10 @@ def accelerate(settings: dict) -> Fabric:
     return Fabric(accelerator=device, devices=1, precision=precision, plugins=[LightningEnvironment()])
 
 
-def fingerprint(settings: dict, seed: int, sets: list[SampleSet], upstream: Path | None, detector: Detector) -> str:
+def fingerprint(settings: dict, seed: int, sets: list[SampleSet], files: list[Path | None], detector: Detector) -> str:
     """Digest of all that decides what a run learns: only a checkpoint with the same one may be resumed.
 
-    Of the images a sample of the training rows stands for all.
+    Of the images a sample of the training rows stands for all; ``files`` are the weights that the run begins with.
     """
     digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode())
     for samples in sets:
@@ -324,8 +378,8 @@ def fingerprint(settings: dict, seed: int, sets: list[SampleSet], upstream: Path
         rows = samples.rows("train")
         images = samples.images[rows[:: len(rows) // FINGERPRINT_IMAGES + 1]]
         digest.update(np.ascontiguousarray(images).tobytes())
-    if upstream:
-        digest.update(Path(upstream).read_bytes())
+    for file in filter(None, files):
+        digest.update(Path(file).read_bytes())
     for name, value in detector.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)}".encode())
     return digest.hexdigest()
