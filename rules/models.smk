@@ -16,6 +16,8 @@ rule train:
     input:
         samples=training_samples,
         upstream=upstream_model,
+        weights=initial_weights,
+        trunk=training_trunk,
     output:
         model="results/train/{model}/{seed}/model.safetensors",
         description="results/train/{model}/{seed}/model.json",
@@ -50,7 +52,7 @@ rule score:
         model="results/train/{model}/{seed}/model.safetensors",
         description="results/train/{model}/{seed}/model.json",
         samples=multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv"),
-        trunk=ancient(ROOT / "resources/lpips/alexnet_features.safetensors"),
+        trunk=ancient(TRUNK),
     output:
         multiext(
             "results/score/{model}/{seed}/{dataset}/",

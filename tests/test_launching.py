@@ -39,7 +39,7 @@ def cohort(make_sample_set):
 def arguments(folder, cohort, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     paths = {key: folder / name for key, name in OUTPUTS.items()}
-    return {**paths, "samples": [cohort], "upstream": None, "settings": entry(**settings), "seed": 1}
+    return {**paths, "samples": [cohort], "settings": entry(**settings), "seed": 1}
 
 
 def local(**changes):
@@ -478,15 +478,15 @@ def test_the_job_that_snakemake_is_in_is_hidden_but_not_where_slurm_is(monkeypat
 
 
 def test_the_fingerprint_sees_settings_seed_samples_and_upstream(cohort, tmp_path):
-    first = fingerprint({"lr": 1}, 1, [cohort], None)
-    assert first == fingerprint({"lr": 1}, 1, [cohort], None)
+    first = fingerprint({"lr": 1}, 1, [cohort], [None])
+    assert first == fingerprint({"lr": 1}, 1, [cohort], [None])
     upstream = tmp_path / "upstream"
     upstream.write_text("weights")
     others = [
-        fingerprint({"lr": 2}, 1, [cohort], None),
-        fingerprint({"lr": 1}, 2, [cohort], None),
-        fingerprint({"lr": 1}, 1, [cohort, cohort], None),
-        fingerprint({"lr": 1}, 1, [cohort], upstream),
+        fingerprint({"lr": 2}, 1, [cohort], [None]),
+        fingerprint({"lr": 1}, 2, [cohort], [None]),
+        fingerprint({"lr": 1}, 1, [cohort, cohort], [None]),
+        fingerprint({"lr": 1}, 1, [cohort], [upstream]),
     ]
     assert len({first, *others}) == 5
 

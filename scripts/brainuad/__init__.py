@@ -14,6 +14,8 @@ samples             scans in template space → sample sets
 synthetic           sample sets with synthetic anomalies of known place
 perceptual          smoothed LPIPS distance maps
 models              the ``Detector`` contract and one file a model
+conversion          weights trained with MONAI or monai-generative → this project's
+schedule            learning rate over the epochs
 augmentation        random affine maps of a batch, on its device
 progress            how far a training is; its checkpoint
 fingerprint         what decides the outcome of a training, as one digest

@@ -29,6 +29,7 @@ from brainuad.slurm import ACTIVE, Unreachable
 
 __all__ = ["LaunchError", "launch"]
 
+INPUTS = ("upstream", "weights", "trunk")
 OUTPUTS = ("model", "description", "history", "cost")
 POLL_SECONDS = 20  # between two looks at a job; the resource poll_seconds changes it
 PATIENCE = 3, 15  # looks, seconds at least, until an end without a result is believed: a requeue passes through one
@@ -101,7 +102,8 @@ class Launch:
         self.staged = {name: folder / "outputs" / Path(arguments[name]).name for name in OUTPUTS}
         path = hashlib.sha1(str(run.absolute()).encode()).hexdigest()[:12]
         self.name = f"train-{run.parent.name}-{run.name}-{path}"
-        self.fingerprint = fingerprint(*(arguments[name] for name in ("settings", "seed", "samples", "upstream")))
+        weights = [arguments.get(name) for name in ("upstream", "weights")]
+        self.fingerprint = fingerprint(arguments["settings"], arguments["seed"], arguments["samples"], weights)
         self.memory_mb = int(resources.get("mem_mb", 0))
         self.poll = resources.get("poll_seconds", POLL_SECONDS)
 
@@ -152,19 +154,12 @@ class Launch:
 
     def submit(self, losses: int = 0, raises: int = 0) -> Record:
         """Hand a new job to the cluster and put it on record."""
-        outputs = {name: path.absolute() for name, path in self.staged.items()}
+        paths = {**{name: self.arguments.get(name) for name in INPUTS}, **self.staged, "checkpoint": self.checkpoint}
         shutil.rmtree(self.folder / "outputs", ignore_errors=True)
         (self.folder / "outputs").mkdir()
-        upstream = self.arguments["upstream"]
-        task = Task(
-            {
-                **self.arguments,
-                **outputs,
-                "samples": [Path(path).absolute() for path in self.arguments["samples"]],
-                "upstream": Path(upstream).absolute() if upstream else None,
-                "checkpoint": self.checkpoint.absolute(),
-            }
-        )
+        paths = {name: Path(path).absolute() if path else None for name, path in paths.items()}
+        samples = [Path(folder).absolute() for folder in self.arguments["samples"]]
+        task = Task({**self.arguments, **paths, "samples": samples})
         memory_mb = self.memory_mb * 2**raises
         try:
             job_id = self.cluster.submit(task, self.name, self.fingerprint, memory_mb)
