@@ -145,7 +145,8 @@ elif command == "squeue":
     found = [job for job in jobs if job[1] == options["name"] and job[3] in ("PENDING", "RUNNING")]
     print(*(f"{{job[0]}}|{{job[2]}}" for job in found), sep="\\n")
 elif command == "scancel":
-    queue.write_text("\\n".join("|".join([*job[:3], "CANCELLED"] if job[0] == sys.argv[1] else job) for job in jobs))
+    ended = [[*job[:3], "CANCELLED"] if job[0] == sys.argv[1] else job for job in jobs]
+    queue.write_text("".join("|".join(job) + "\\n" for job in ended))
 elif command == "sbatch":
     script = Path(sys.argv[1]).read_text()
     (root / "script").write_text(script)
@@ -434,6 +435,18 @@ def test_an_exception_of_the_job_is_shown_and_the_job_not_replaced(cluster, star
         start()
     assert cluster.calls("sbatch") == 1
     assert start() == "made by 2"
+
+
+def test_no_training_beside_a_slurm_job(tmp_path, cohort, cluster, left):
+    for resources in ({"launcher": "inline"}, local()):
+        with pytest.raises(LaunchError, match=r"Slurm job 1 still trains this model: set training\.launcher to slurm"):
+            launch(arguments(tmp_path / "train/vqvae/1", cohort), resources)
+    (cluster.root / "down").touch()
+    with pytest.raises(LaunchError, match=r"may still train this model .*remove .*/job\.json if it does not"):
+        launch(arguments(tmp_path / "train/vqvae/1", cohort), {"launcher": "inline"})
+    (cluster.root / "down").unlink()
+    cluster.set_state("1", "CANCELLED")
+    launch(arguments(tmp_path / "train/vqvae/1", cohort, epochs=1), {"launcher": "inline"})
 
 
 def test_one_launcher_at_a_time(tmp_path, cluster, start):

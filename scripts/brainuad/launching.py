@@ -54,12 +54,14 @@ def launch(arguments: dict, resources: dict) -> None:
     Raises:
         LaunchError: the training failed, was cancelled, or must not be started.
     """
+    folder = Path(arguments["model"]).parent / "submitit"
+    if resources["launcher"] != "slurm":
+        refuse_beside_slurm(folder / "job.json")
     if resources["launcher"] == "inline":
         from brainuad.training import train  # seconds and hundreds of megabytes, which a waiting launcher spares
 
         train(**arguments)
         return
-    folder = Path(arguments["model"]).parent / "submitit"
     folder.mkdir(parents=True, exist_ok=True)
     cluster = {"local": Local, "slurm": Slurm}[resources["launcher"]](folder, resources)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -69,6 +71,28 @@ def launch(arguments: dict, resources: dict) -> None:
     except LaunchError as error:
         tell(str(error).splitlines()[0])  # all of it goes to the log
         raise
+
+
+def refuse_beside_slurm(path: Path) -> None:
+    """Refuse to train in a folder whose record names a Slurm job that may be at work there.
+
+    Raises:
+        LaunchError: it is, or Slurm does not answer.
+    """
+    content = json.loads(path.read_text()) if path.exists() else {"cluster": None}
+    if content["cluster"] != Slurm.title:
+        return
+    job_id = content["record"]["job_id"]
+    try:
+        if not Slurm(path.parent, {}).is_active(job_id):
+            return
+        reason = "still trains this model"
+    except Unreachable as error:
+        reason = f"may still train this model ({error}; remove {path} if it does not)"
+    raise LaunchError(
+        f"{path.parent.parent}: Slurm job {job_id} {reason}: set training.launcher to slurm to wait for it, or end it "
+        f"by `scancel {job_id}`."
+    )
 
 
 @dataclasses.dataclass
@@ -185,6 +209,7 @@ class Launch:
         """
         if ended == "CANCELLED":
             raise LaunchError(self.complaint(record, "was cancelled: run Snakemake again to go on from its checkpoint"))
+        self.cluster.cancel(record.job_id)  # lest Slurm have second thoughts when the lost node is back
         if ended == "OUT_OF_MEMORY":
             if record.raises == LARGEST_RAISES:
                 raise LaunchError(
