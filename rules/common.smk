@@ -1,4 +1,4 @@
-"""The validated configuration, the datasets' scans, and the lookups that rules share."""
+"""The validated configuration, the datasets' scans, and what rules look up about them."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 ROOT = Path(workflow.basedir)
+TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from brainuad.configuration import check, is_floor, model_digest
@@ -30,7 +31,6 @@ models, seeds = config["models"], config["training"]["seeds"]
 
 wildcard_constraints:
     dataset="|".join(config["datasets"]),
-    scan="sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?",
     chunk="[0-9]+",
     model="|".join(models),
     seed="[0-9]+",
@@ -38,9 +38,15 @@ wildcard_constraints:
 
 def raw_scans(wildcards):
     """The files of one preprocessing job; a file that is missing is set aside by the job, with its reason."""
-    entry, table = config["datasets"][wildcards.dataset], jobs[wildcards.dataset][wildcards.chunk]
-    files = [name for column in ("t1w", "lesion") for name in table[column] if name]
-    return files if entry["phantom"] else [name for name in files if exists(name)]
+    if config["datasets"][wildcards.dataset]["phantom"]:
+        return [f"results/phantom/{wildcards.dataset}/chunk-{wildcards.chunk}.tsv"]
+    table = jobs[wildcards.dataset][wildcards.chunk]
+    return [name for column in ("t1w", "lesion") for name in table[column] if name and exists(name)]
+
+
+def phantom_rows(wildcards):
+    """The scans that one job simulates."""
+    return jobs[wildcards.dataset][wildcards.chunk][["subject", "t1w"]].to_dict("records")
 
 
 def scan_rows(wildcards):
@@ -70,51 +76,6 @@ def sample_set(dataset):
     return multiext(f"results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv")
 
 
-def training_samples(wildcards):
-    """The sample sets that models are trained on."""
-    return [name for dataset in config["training"]["datasets"] for name in sample_set(dataset)]
-
-
-def upstream_model(wildcards):
-    """The weights of the model that this one requires, trained with the same seed."""
-    required = models[wildcards.model]["requires"]
-    return [f"results/train/{required}/{wildcards.seed}/model.safetensors"] if required else []
-
-
-def training_settings(wildcards):
-    """What decides a model's weights: its entry without its label, the training section without what does not.
-
-    `code` is the hash of the model's file: editing it trains that model again, touching it does not.
-    """
-    entry, section = models[wildcards.model], config["training"]
-    unused = ["label", "batch_size", "epochs", "lr", "min_lr", "warmup_epochs"] if is_floor(entry) else ["label"]
-    other = ("datasets", "seeds", "launcher", "gpus", "nodes")  # names, and where a training runs
-    training = {key: value for key, value in section.items() if key not in other}
-    settings = {key: value for key, value in entry.items() if key not in unused}
-    return {**settings, "training": training, "code": model_digest(entry["class"])}
-
-
 def preprocessing_settings(wildcards):
     """The preprocessing section without the size of a job, which changes no scan."""
     return {key: value for key, value in config["preprocessing"].items() if key != "scans_per_job"}
-
-
-def figure_datasets():
-    """The healthy and the anomalous dataset that the qualitative figure shows; without synthetic ones, the first and the last."""
-    names = list(config["datasets"])
-    synthetic = [[config["datasets"][name]["from"], name] for name in synthetic_datasets]
-    return synthetic[0] if synthetic else [names[0], names[-1]]
-
-
-def table_settings(wildcards):
-    """What the comparison has to know about the study."""
-    labels = {name: {"label": entry["label"] or name, "floor": is_floor(entry)} for name, entry in models.items()}
-    shared = {key: config[key] for key in ("study", "simulated")}
-    return {**shared, **config["comparison"], "datasets": list(config["datasets"]), "models": labels}
-
-
-def figure_settings(wildcards):
-    """What the figures have to know about the study."""
-    healthy, anomalous = figure_datasets()
-    labels = {name: entry["label"] or name for name, entry in models.items()}
-    return {"healthy": healthy, "anomalous": anomalous, "models": labels, "simulated": config["simulated"]}

@@ -2,27 +2,27 @@
 Make the raw scans that are not on disk already; fetch, where Snakemake itself runs, what is not shipped.
 
 inputs    none: what a simulated dataset is made from comes with nilearn
-outputs   results/phantom/{dataset}/{scan}/    a simulated raw T1 volume and its known truth
-          results/trunk/{trunk}.safetensors      weights for the perceptual distance, if `scoring.trunk` asks for them
+outputs   results/phantom/{dataset}/    per scan: a simulated raw T1 volume and its known truth; per job: its scans
+          results/trunk/{trunk}.safetensors    weights for the perceptual distance, if `scoring.trunk` asks for them
 """
 
 
 rule phantom:
-    """Simulate the raw scan of one subject."""
+    """Simulate the raw scans of one job."""
     output:
-        t1w="results/phantom/{dataset}/{scan}/t1w.nii.gz",
-        truth="results/phantom/{dataset}/{scan}/truth.npz",
+        "results/phantom/{dataset}/chunk-{chunk}.tsv",
     log:
-        "results/logs/phantom/{dataset}/{scan}.log",
+        "results/logs/phantom/{dataset}/{chunk}.log",
     benchmark:
-        "results/benchmarks/phantom/{dataset}/{scan}.tsv"
+        "results/benchmarks/phantom/{dataset}/{chunk}.tsv"
     conda:
         "../envs/imaging.yaml"
     threads: 1
     resources:
         mem_mb=scaled(2000),
-        runtime=scaled(10),
+        runtime=scaled(60),
     params:
+        scans=phantom_rows,
         site=lookup("datasets/{dataset}/phantom/site", within=config),
         seed=lookup("datasets/{dataset}/phantom/seed", within=config),
     script:

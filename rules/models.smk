@@ -16,6 +16,8 @@ rule train:
     input:
         samples=training_samples,
         upstream=upstream_model,
+        weights=initial_weights,
+        trunk=training_trunk,
     output:
         model="results/train/{model}/{seed}/model.safetensors",
         description="results/train/{model}/{seed}/model.json",

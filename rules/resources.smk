@@ -7,10 +7,8 @@ outputs   results/costs.tsv, costs.html
 
 import re
 
-if config["scoring"]["trunk"] == "alex":
-    perceptual_trunk = ROOT / "resources/lpips/alexnet_features.safetensors"
-else:
-    perceptual_trunk = f"results/trunk/{config['scoring']['trunk']}.safetensors"
+trunk = config["scoring"]["trunk"]
+perceptual_trunk = TRUNK if trunk == "alex" else f"results/trunk/{trunk}.safetensors"
 
 
 def scaled(need):

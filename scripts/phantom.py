@@ -1,9 +1,11 @@
 """Rule ``phantom``."""
 
+from pathlib import Path
+
 from brainuad.runtime import start
 
 start(snakemake)
 
 from brainuad.phantom import phantom
 
-phantom(snakemake.wildcards.scan.removeprefix("sub-"), **snakemake.output, **snakemake.params)
+phantom(table=Path(snakemake.output[0]), **snakemake.params)

@@ -5,7 +5,9 @@ import os
 # Two test processes share the cores; more threads than cores would make small operations several times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,19 @@ ROOT = Path(__file__).parents[1]
 def pytest_collection_modifyitems(items):
     """Start with the longest file, so that the others fill the second process meanwhile."""
     items.sort(key=lambda item: "test_workflow" not in item.nodeid)
+
+
+@pytest.fixture
+def generative(monkeypatch):
+    """Networks and inferers of monai-generative, which looks for one name where MONAI no longer keeps it."""
+    import monai.config
+    from monai.utils import IgniteInfo
+
+    monkeypatch.setattr(monai.config, "IgniteInfo", IgniteInfo, raising=False)
+    names = ("networks.nets", "inferers", "utils.ordering")
+    return SimpleNamespace(
+        **{key: value for name in names for key, value in vars(importlib.import_module(f"generative.{name}")).items()}
+    )
 
 
 @pytest.fixture

@@ -50,6 +50,13 @@ def test_shift_moves_by_whole_pixels_and_brings_zeros(size):
     assert moved[:, :, :, -2:].abs().max() < 1e-5
 
 
+def test_probability_leaves_the_others_where_they_are():
+    x = pictures(200, 1, 12, 10)
+    moved = RandomAffine(flip=0, probability=0.3)(x, generator())
+    still = ((moved - x).flatten(1).abs().amax(1) < 1e-5).float().mean().item()
+    assert still == pytest.approx(0.7, abs=0.1)
+
+
 def test_agrees_with_torchvision():
     # torchvision turns clockwise on a screen, whose second axis points right and first axis down: from the
     # second towards the first. It lists shifts with the second axis first.

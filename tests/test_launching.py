@@ -39,7 +39,7 @@ def cohort(make_sample_set):
 def arguments(folder, cohort, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     paths = {key: folder / name for key, name in OUTPUTS.items()}
-    return {**paths, "samples": [cohort], "upstream": None, "settings": entry(**settings), "seed": 1}
+    return {**paths, "samples": [cohort], "settings": entry(**settings), "seed": 1}
 
 
 def local(**changes):
@@ -145,7 +145,8 @@ elif command == "squeue":
     found = [job for job in jobs if job[1] == options["name"] and job[3] in ("PENDING", "RUNNING")]
     print(*(f"{{job[0]}}|{{job[2]}}" for job in found), sep="\\n")
 elif command == "scancel":
-    queue.write_text("\\n".join("|".join([*job[:3], "CANCELLED"] if job[0] == sys.argv[1] else job) for job in jobs))
+    ended = [[*job[:3], "CANCELLED"] if job[0] == sys.argv[1] else job for job in jobs]
+    queue.write_text("".join("|".join(job) + "\\n" for job in ended))
 elif command == "sbatch":
     script = Path(sys.argv[1]).read_text()
     (root / "script").write_text(script)
@@ -436,6 +437,18 @@ def test_an_exception_of_the_job_is_shown_and_the_job_not_replaced(cluster, star
     assert start() == "made by 2"
 
 
+def test_no_training_beside_a_slurm_job(tmp_path, cohort, cluster, left):
+    for resources in ({"launcher": "inline"}, local()):
+        with pytest.raises(LaunchError, match=r"Slurm job 1 still trains this model: set training\.launcher to slurm"):
+            launch(arguments(tmp_path / "train/vqvae/1", cohort), resources)
+    (cluster.root / "down").touch()
+    with pytest.raises(LaunchError, match=r"may still train this model .*remove .*/job\.json if it does not"):
+        launch(arguments(tmp_path / "train/vqvae/1", cohort), {"launcher": "inline"})
+    (cluster.root / "down").unlink()
+    cluster.set_state("1", "CANCELLED")
+    launch(arguments(tmp_path / "train/vqvae/1", cohort, epochs=1), {"launcher": "inline"})
+
+
 def test_one_launcher_at_a_time(tmp_path, cluster, start):
     folder = tmp_path / "train/vqvae/1/submitit"
     folder.mkdir(parents=True)
@@ -478,15 +491,15 @@ def test_the_job_that_snakemake_is_in_is_hidden_but_not_where_slurm_is(monkeypat
 
 
 def test_the_fingerprint_sees_settings_seed_samples_and_upstream(cohort, tmp_path):
-    first = fingerprint({"lr": 1}, 1, [cohort], None)
-    assert first == fingerprint({"lr": 1}, 1, [cohort], None)
+    first = fingerprint({"lr": 1}, 1, [cohort], [None])
+    assert first == fingerprint({"lr": 1}, 1, [cohort], [None])
     upstream = tmp_path / "upstream"
     upstream.write_text("weights")
     others = [
-        fingerprint({"lr": 2}, 1, [cohort], None),
-        fingerprint({"lr": 1}, 2, [cohort], None),
-        fingerprint({"lr": 1}, 1, [cohort, cohort], None),
-        fingerprint({"lr": 1}, 1, [cohort], upstream),
+        fingerprint({"lr": 2}, 1, [cohort], [None]),
+        fingerprint({"lr": 1}, 2, [cohort], [None]),
+        fingerprint({"lr": 1}, 1, [cohort, cohort], [None]),
+        fingerprint({"lr": 1}, 1, [cohort], [upstream]),
     ]
     assert len({first, *others}) == 5
 

@@ -18,42 +18,9 @@ from torch.nn import functional as F
 import brainuad.models
 from brainuad.models import Detector, available, create, load, save
 from brainuad.models.floors import VoxelZ
+from tiny import SIZES, backward, both_sizes, brains, build, trainable
 
-SIZES = [(32, 32), (16, 16, 16)]
 every_model = pytest.mark.parametrize("class_name", available())
-both_sizes = pytest.mark.parametrize("size", SIZES, ids=["2d", "3d"])
-
-
-def brains(count, size, seed=0):
-    """Bright ellipsoids of random place on black, smooth enough for a tiny model to learn in a few steps."""
-    source = np.random.default_rng(seed)
-    axes = np.meshgrid(*[np.linspace(-1, 1, side) for side in size], indexing="ij")
-    images = []
-    for _ in range(count):
-        centre = source.uniform(-0.2, 0.2, len(size))
-        distance = sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True))
-        images.append(np.clip(0.9 - distance, 0, 1) * (distance < 0.6))
-    return torch.tensor(np.array(images)[:, None], dtype=torch.float32)
-
-
-def build(class_name, size):
-    """A model in its tiny preset, on a tiny upstream if it needs one."""
-    torch.manual_seed(0)
-    module, name = class_name.split(".")
-    cls = getattr(importlib.import_module(f"brainuad.models.{module}"), name)
-    upstream = build(cls.requires, size) if cls.requires else None
-    model = create(class_name, size, cls.tiny, upstream)
-    if not trainable(model):
-        model.fit([brains(4, size, seed).numpy() for seed in range(2)])
-    return model
-
-
-def trainable(model):
-    return any(p.requires_grad for p in model.parameters())
-
-
-def backward(loss, **options):
-    loss.backward(**options)
 
 
 def test_every_detector_is_available():
@@ -215,110 +182,6 @@ def test_two_objectives_get_the_gradients_of_autograd():
     assert any(name.startswith("upstream.") for name in model.state_dict())
     assert model.train().training
     assert not model.upstream.training
-
-
-def test_vqvae_has_the_published_size():
-    model = create("vqvae.VQVAE", (128, 128), {})
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 11_842_625
-    quantizer = model.network.quantizer.quantizer
-    # The published count holds the codebook's 16 x 64 numbers too, which are a parameter without gradient.
-    assert sum(p.numel() for p in model.parameters()) == 11_843_649
-    assert (quantizer.num_embeddings, quantizer.embedding_dim) == (16, 64)
-    assert (quantizer.decay, quantizer.commitment_cost, quantizer.epsilon) == (0.5, 0.25, 1e-5)
-    assert model.latent_size == (32, 32)
-
-
-def test_vqvae_output_is_unbounded():
-    model = build("vqvae.VQVAE", (32, 32)).eval()
-    x = brains(1, (32, 32))
-    last = [part for part in model.network.decoder.modules() if isinstance(part, nn.ConvTranspose2d)][-1]
-    with torch.no_grad():
-        low, high = ((last.bias.fill_(value), model.reconstruct(x))[1] for value in (-9.0, 9.0))
-    assert low.max() < 0
-    assert high.min() > 1
-    torch.testing.assert_close(high - low, torch.full_like(x, 18.0))
-
-
-def test_vqvae_loss_is_l1_plus_commitment():
-    model = build("vqvae.VQVAE", (32, 32)).eval()
-    x = brains(2, (32, 32))
-    terms = model.loss(x)
-    z = model.network.encode(x)
-    q = model.network.quantizer.embed(model.encode(x))
-    torch.testing.assert_close(terms["commitment"], 0.25 * (q - z).square().mean())
-    torch.testing.assert_close(terms["reconstruction"], (model.reconstruct(x) - x).abs().mean())
-    torch.testing.assert_close(terms["loss"], terms["commitment"] + terms["reconstruction"])
-
-
-def test_vqvae_codebook_moves_in_train_mode_only():
-    model = build("vqvae.VQVAE", (32, 32))
-    x = brains(2, (32, 32))
-    quantizer = model.network.quantizer.quantizer
-    before = quantizer.embedding.weight.clone()
-    model.eval()
-    model.loss(x)
-    model.train()
-    model.encode(x)
-    assert torch.equal(quantizer.embedding.weight, before)
-    z = model.network.encode(x).permute(0, 2, 3, 1).reshape(-1, before.shape[1])
-    chosen = F.one_hot(model.encode(x).flatten(), model.codes).float()
-    model.loss(x)
-    counts, sums = 0.5 * chosen.sum(0), 0.5 * before + 0.5 * chosen.T @ z
-    total = counts.sum()
-    weights = (counts + 1e-5) / (total + model.codes * 1e-5) * total
-    torch.testing.assert_close(quantizer.embedding.weight, sums / weights[:, None], rtol=1e-4, atol=1e-5)
-
-
-@both_sizes
-def test_vqvae_codes_decode_to_the_reconstruction(size):
-    model = build("vqvae.VQVAE", size).eval()
-    x = brains(2, size)
-    indices = model.encode(x)
-    assert indices.shape == (2, *model.latent_size)
-    torch.testing.assert_close(model.decode(indices), model.reconstruct(x), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("size", [(130, 128), (16, 16, 18)])
-def test_vqvae_refuses_sides_that_it_would_crop(size):
-    with pytest.raises(ValueError, match="divisible by 4"):
-        create("vqvae.VQVAE", size, {})
-
-
-@pytest.fixture
-def peer(monkeypatch):
-    """monai-generative's VQ-VAE; it looks for one name where MONAI no longer keeps it."""
-    import monai.config
-    from monai.utils import IgniteInfo
-
-    monkeypatch.setattr(monai.config, "IgniteInfo", IgniteInfo, raising=False)
-    return importlib.import_module("generative.networks.nets").VQVAE
-
-
-@both_sizes
-def test_vqvae_equals_its_peer(peer, size):
-    model = build("vqvae.VQVAE", size).train()
-    theirs = peer(
-        spatial_dims=len(size),
-        in_channels=1,
-        out_channels=1,
-        num_channels=(8, 8),
-        num_res_layers=1,
-        num_res_channels=(8, 8),
-        downsample_parameters=((2, 4, 1, 1),) * 2,
-        upsample_parameters=((2, 4, 1, 1, 0),) * 2,
-        num_embeddings=8,
-        embedding_dim=4,
-    ).train()
-    model.network.load_state_dict(theirs.state_dict())
-    x = brains(2, size)
-    for _ in range(2):
-        reconstruction, commitment = theirs(x)
-        terms = model.loss(x)
-        assert torch.equal(terms["commitment"], commitment)
-        assert torch.equal(terms["reconstruction"], (reconstruction - x).abs().mean())
-    assert all(
-        torch.equal(a, b) for a, b in zip(model.state_dict().values(), theirs.state_dict().values(), strict=True)
-    )
 
 
 @both_sizes

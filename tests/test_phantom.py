@@ -37,8 +37,16 @@ def centre(mask, affine):
 def test_job_writes_the_same_bytes_twice(tmp_path):
     site = {"spacing": [2.9, 2.9, 2.9], "orientation": "PSR"}
     files = [(tmp_path / run / "t1w.nii.gz", tmp_path / run / "truth.npz") for run in "ab"]
-    for t1w, truth in files:
-        phantom("001", t1w, truth, site, seed=7)
+    for run, (t1w, _) in zip("ab", files, strict=True):
+        other = tmp_path / run / "other" / "t1w.nii.gz"  # who else is in the job does not matter
+        rows = [{"subject": "001", "t1w": str(t1w)}, {"subject": "002", "t1w": str(other)}]
+        phantom(rows if run == "a" else rows[::-1], tmp_path / run / "table.tsv", site, seed=7)
+        assert other.with_name("truth.npz").exists()
+    assert (tmp_path / "a/table.tsv").read_text().splitlines() == [
+        "subject\tt1w",
+        f"001\t{files[0][0]}",
+        f"002\t{tmp_path / 'a/other/t1w.nii.gz'}",
+    ]
     (t1w, truth), (t1w_again, truth_again) = files
     assert t1w.read_bytes() == t1w_again.read_bytes()
     assert truth.read_bytes() == truth_again.read_bytes()

@@ -357,3 +357,31 @@ def test_all_trained_parameters_get_gradients_under_half_precision():
     loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
     assert model.positions.grad is None
+
+
+@pytest.mark.parametrize("size", [(48, 48), (24, 24, 24)])
+def test_the_network_may_work_at_another_size(size):
+    side = 32 if len(size) == 2 else 16
+    model = build(size, side=side)
+    assert (model.working_size, model.window) == ((side,) * len(size), build((side,) * len(size)).window)
+    x = images(2, size)
+    with torch.no_grad():
+        reconstruction = model.reconstruct(x)
+        assert reconstruction.shape == x.shape
+        inner = build((side,) * len(size))
+        inner.load_state_dict(model.state_dict())
+        two = len(size) == 2
+        options = {"mode": "bilinear" if two else "trilinear", "antialias": two}
+        small = nn.functional.interpolate(x, size=inner.size, **options)
+        expected = nn.functional.interpolate(inner.reconstruct(small), size=size, **options)
+        torch.testing.assert_close(reconstruction, expected)
+        torch.manual_seed(1)
+        loss = model.loss(x)["loss"]
+        torch.manual_seed(1)
+        assert loss == inner.loss(small)["loss"]
+
+
+def test_the_published_size_works_on_images_of_the_study():
+    model = create("swin_mae.SwinMAE", (128, 128), {"side": 224, "channels": 3})
+    assert count(model.parameters()) == 26_936_916
+    assert (model.window, model.units) == (7, (14, 14))

@@ -17,9 +17,12 @@ from brainuad.models import available, class_of, load
 from brainuad.models.detector import Detector
 from brainuad.models.floors import VoxelMean
 from brainuad.progress import Progress, clock
-from brainuad.training import Run, accelerate, learning_rate, train
+from brainuad.schedule import learning_rate
+from brainuad.training import Run, accelerate, train
+from conftest import ROOT
 
 SIZE = (32, 32)
+TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
 AUGMENTATION = {"rotation": 10.0, "translation": 0.1, "scaling": 0.1, "flip": 0.5}
 VQVAE = {
     "class": "vqvae.VQVAE",
@@ -310,6 +313,55 @@ def tiny_entry(class_name):
     return entry(**{"class": class_name, "params": class_of(class_name).tiny, "epochs": 1})
 
 
+def test_given_weights_are_taken_as_they_are_or_trained_on(tmp_path, cohort):
+    first, _ = run(tmp_path / "first", cohort, entry())
+    weights = tmp_path / "first" / "model.safetensors"
+    same_again, history = run(tmp_path / "kept", cohort, entry(epochs=0), weights=weights)
+    assert same(first, same_again)
+    assert history["epoch"].tolist() == [0]
+    assert np.isfinite(history[["loss", "validation_loss"]]).all(axis=None)
+    assert json.loads((tmp_path / "kept" / "cost.json").read_text())["epochs"] == 0
+    _, further = run(tmp_path / "further", cohort, entry(epochs=1), weights=weights)
+    _, fresh = run(tmp_path / "fresh", cohort, entry(epochs=1))
+    assert further["validation_loss"].iloc[0] < fresh["validation_loss"].iloc[0]
+
+
+def test_weights_that_do_not_belong_are_refused(tmp_path, cohort):
+    run(tmp_path / "vqvae", cohort, entry(epochs=1))
+    run(tmp_path / "other", cohort, entry(epochs=1), seed=2)
+    prior = entry(**{"class": "vqvae_transformer.VQVAETransformer", "params": {"width": 8, "depth": 1, "heads": 1}})
+    prior["epochs"] = 1
+    vqvae, other = (tmp_path / name / "model.safetensors" for name in ("vqvae", "other"))
+    run(tmp_path / "prior", cohort, prior, upstream=vqvae)
+    weights = tmp_path / "prior" / "model.safetensors"
+    with pytest.raises(ValueError, match=r"holds a vqvae_transformer\.VQVAETransformer, not a vqvae\.VQVAE"):
+        run(tmp_path / "run", cohort, entry(), weights=weights)
+    with pytest.raises(ValueError, match="was trained upon another model"):
+        run(tmp_path / "run", cohort, prior, upstream=other, weights=weights)
+    with pytest.raises(ValueError, match="does not fit the params of the model's entry: size mismatch for network"):
+        run(tmp_path / "run", cohort, entry(params={**VQVAE["params"], "codes": 8}), weights=vqvae)
+    kept, _ = run(tmp_path / "run", cohort, {**prior, "epochs": 0}, upstream=vqvae, weights=weights)
+    assert same(kept, load(weights).state_dict())
+
+
+def test_a_perceptual_term_gets_its_distance_and_leaves_no_trace_in_the_weights(tmp_path, cohort):
+    settings = entry(epochs=1, params={**VQVAE["params"], "perceptual_term": 0.5})
+    with pytest.raises(ValueError, match="needs the trunk of LPIPS"):
+        run(tmp_path / "run", cohort, settings)
+    weights, history = run(tmp_path / "run", cohort, settings, trunk=TRUNK)
+    plain, _ = run(tmp_path / "plain", cohort, entry(epochs=1))
+    assert weights.keys() == plain.keys()
+    assert not same(weights, plain)
+    assert history["perceptual"].iloc[0] > 0
+
+
+def test_the_description_tells_how_images_for_the_model_are_made(tmp_path, cohort):
+    samples, preprocessing = {"size": [32, 32], "spacing": 2.0}, {"resolution": 2.0}
+    run(tmp_path / "run", cohort, entry(epochs=1, samples=samples, preprocessing=preprocessing))
+    metadata = json.loads((tmp_path / "run" / "model.json").read_text())["metadata"]
+    assert (metadata["samples"], metadata["preprocessing"]) == (samples, preprocessing)
+
+
 def test_mixed_precision_keeps_weights_in_full(tmp_path, cohort):
     settings = entry()
     settings["training"] = {**settings["training"], "precision": "bf16-mixed"}
@@ -329,7 +381,9 @@ def test_loss_that_is_not_finite_stops_training(tmp_path, cohort, monkeypatch):
         return terms | {"commitment": terms["loss"] * math.inf} if len(updates) > 7 else terms
 
     monkeypatch.setattr(Detector, "step", explode)
-    with pytest.raises(ValueError, match=r"epoch 3 because loss term 'commitment' is inf .*checkpoint\.pt holds"):
+    with pytest.raises(
+        ValueError, match=r"epoch 3 because loss term 'commitment' is inf; .*after epoch 2, is in .*checkpoint\.pt"
+    ):
         run(tmp_path / "run", cohort, entry())
     assert not (tmp_path / "run" / "model.safetensors").exists()
 

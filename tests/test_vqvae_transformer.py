@@ -1,6 +1,5 @@
 """VQ-VAE + Transformer: its network against MONAI's, its healing against loops that cache nothing."""
 
-import importlib
 import math
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from brainuad.models import create, load, save
 from brainuad.models.healing import Cache, choose, heal, log_likelihood, sample
 from brainuad.models.vqvae_transformer import Transformer, reading_order, weights_from_monai
+from tiny import brains
 
 VARIANTS = [f"{kind}{axes}" for kind in ("raster", "transposed") for axes in ("", "-x", "-y", "-xy")]
 CODES, LENGTH = 16, 240
@@ -34,6 +34,13 @@ def sequences(count, length=LENGTH, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, CODES, (count, length)))
 
 
+def use_all_codes(upstream, x):
+    """Put the codebook where an untrained encoder sends the images."""
+    z = upstream.network.encode(x).movedim(1, -1).flatten(0, -2)
+    spread = z[z[:, 0].argsort()][:: len(z) // upstream.codes][: upstream.codes]
+    upstream.network.quantizer.quantizer.embedding.weight.data = spread.detach().clone()
+
+
 def build(params=None, size=(32, 32), count=4):
     """A tiny model whose upstream uses all its codes, and smooth random images."""
     torch.manual_seed(0)
@@ -41,8 +48,7 @@ def build(params=None, size=(32, 32), count=4):
     noise = np.random.default_rng(0).uniform(size=(count, 1, *size))
     x = torch.tensor(np.array([[gaussian_filter(image[0], 1.5)] for image in noise]), dtype=torch.float32)
     x = (x - x.min()) / (x.max() - x.min())
-    z = upstream.network.encode(x).movedim(1, -1).flatten(0, -2)
-    upstream.network.quantizer.quantizer.embedding.weight.data = z[:: len(z) // 8][:8].detach().clone()
+    use_all_codes(upstream, x)
     params = {"width": 16, "depth": 2, "heads": 2, **(params or {})}
     model = create("vqvae_transformer.VQVAETransformer", size, params, upstream).eval()
     assert len(model.encode(x).unique()) > 4
@@ -81,21 +87,83 @@ def test_network_equals_monai():
     ours.load_state_dict(weights_from_monai(theirs.state_dict()))
     for length in (1, 17, 64):
         inputs = F.pad(sequences(3, length), (1, 0), value=CODES)[:, :-1]
-        torch.testing.assert_close(ours(inputs), theirs(inputs), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours(inputs), theirs(inputs), atol=3e-6, rtol=0)
 
 
-def test_network_equals_monai_generative(monkeypatch):
-    import monai.config
-    from monai.utils import IgniteInfo
-
-    monkeypatch.setattr(monai.config, "IgniteInfo", IgniteInfo, raising=False)
-    peer = importlib.import_module("generative.networks.nets").DecoderOnlyTransformer
+def test_network_equals_monai_generative(generative):
     torch.manual_seed(0)
-    theirs = peer(CODES + 1, 64, 32, 3, 4).eval()
+    theirs = generative.DecoderOnlyTransformer(CODES + 1, 64, 32, 3, 4).eval()
     ours = Transformer(CODES, 64, 32, 3, 4).eval()
     ours.load_state_dict(weights_from_monai(theirs.state_dict()))
     inputs = sequences(2, 64)
-    torch.testing.assert_close(ours(inputs), theirs(inputs), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours(inputs), theirs(inputs), atol=3e-6, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model that has learnt to tell likely codes from unlikely ones, and 64 images, some of them spoilt."""
+    torch.manual_seed(0)
+    upstream = create("vqvae.VQVAE", (48, 48), {"channels": (8, 8), "residual_units": 1, "code_channels": 4}).eval()
+    x = brains(64, (48, 48))
+    x = (x + 0.1 * torch.from_numpy(np.random.default_rng(0).normal(size=x.shape)).float()).clamp(0, 1)
+    use_all_codes(upstream, x)
+    params = {"width": 32, "depth": 3, "heads": 4}
+    model = create("vqvae_transformer.VQVAETransformer", (48, 48), params, upstream).train()
+    optimizers = model.optimizers(3e-3)
+    first, *_, last = [model.step(x[i % 8 :: 8], optimizers, lambda loss: loss.backward())["loss"] for i in range(80)]
+    assert last < first / 1.5
+    x[::2, :, 20:30, 16:28] = 0.9
+    return model.eval(), x
+
+
+def tutorial_healing(inferer, vqvae, transformer, ordering, x, quantile):
+    """The tutorial's healing of one image around an inferer, from its description: codes (height, width).
+
+    Codes strictly below the quantile of the image's own log-likelihoods are walked through in order; each becomes the
+    most likely one given the codes before it as they then are, the beginning of sequences left out.
+    """
+    likelihood = inferer.get_likelihood(
+        inputs=x, vqvae_model=vqvae, transformer_model=transformer, ordering=ordering, verbose=False
+    )
+    latent = vqvae.index_quantize(x)
+    order = ordering.get_sequence_ordering()
+    mask = (likelihood < likelihood.quantile(quantile)).reshape(1, -1)[:, order]
+    sequence = F.pad(latent.reshape(1, -1)[:, order], (1, 0), value=transformer.num_tokens - 1)
+    for place in mask[0].nonzero()[:, 0].tolist():
+        logits = transformer(sequence[:, : place + 1])
+        probabilities = logits[:, -1].softmax(-1)
+        probabilities[:, transformer.num_tokens - 1] = 0
+        sequence[:, place + 1] = probabilities.argmax(-1)
+    return sequence[:, 1:][:, ordering.get_revert_sequence_ordering()].view(latent.shape)
+
+
+@pytest.mark.parametrize("peer", ["monai", "monai-generative"])
+@pytest.mark.parametrize("quantile", [0.03, 0.1])
+def test_healed_tokens_equal_the_tutorials(trained, generative, peer, quantile):
+    model, x = trained
+    if peer == "monai":
+        network, inferer, ordering = DecoderOnlyTransformer, VQVAETransformerInferer(), Ordering
+        names = {"norm2": "norm2"}
+    else:
+        network, inferer = generative.DecoderOnlyTransformer, generative.VQVAETransformerInferer()
+        ordering, names = generative.Ordering, {"norm2": "norm3"}
+    theirs = network(CODES + 1, 144, 32, 3, 4).eval()
+    theirs.num_tokens = CODES + 1
+    weights = {name.replace("norm2", names["norm2"]): w for name, w in model.transformers[0].state_dict().items()}
+    missing = theirs.load_state_dict(weights, strict=False)
+    assert not missing.unexpected_keys
+    assert all("causal_mask" in name or "cross_attn" in name for name in missing.missing_keys)
+    order = ordering("raster_scan", 2, (1, 12, 12))
+    model.quantile = quantile
+    codes = model.encode(x)
+    cache = Cache(model.transformers[0], len(x))
+    mask = model.unlikely(log_likelihood(model.transformers[0], codes, cache))
+    healed = heal(model.transformers[0], codes, mask, cache).view(-1, 12, 12)
+    with torch.no_grad():
+        vqvae = model.upstream.network
+        expected = [tutorial_healing(inferer, vqvae, theirs, order, image[None], quantile) for image in x]
+    assert torch.equal(healed, torch.cat(expected))
+    assert (healed.flatten(1) != codes).any(1).sum() > 32
 
 
 def test_network_has_the_published_size():

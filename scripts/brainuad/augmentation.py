@@ -20,7 +20,12 @@ class RandomAffine:
     """Draws one affine map and one flip for each image of a batch."""
 
     def __init__(
-        self, rotation: float = 10.0, translation: float = 0.1, scaling: float = 0.1, flip: float = 0.5
+        self,
+        rotation: float = 10.0,
+        translation: float = 0.1,
+        scaling: float = 0.1,
+        flip: float = 0.5,
+        probability: float = 1.0,
     ) -> None:
         """Set the ranges; all draws are uniform.
 
@@ -29,8 +34,10 @@ class RandomAffine:
             translation: largest shift along each axis, as a fraction of that side.
             scaling: largest deviation of the scale factor from 1, the same along all axes.
             flip: probability of a flip along axis 0, left to right.
+            probability: that an image is rotated, shifted and scaled at all; flips do not depend on it.
         """
         self.rotation, self.translation, self.scaling, self.flip = rotation, translation, scaling, flip
+        self.probability = probability
 
     def __call__(self, x: Tensor, generator: Generator, whole: int | None = None, start: int = 0) -> Tensor:
         """Transformed copies of x (b, 1, *size); values stay within the range of x and 0.
@@ -58,6 +65,13 @@ class RandomAffine:
         angles = self.uniform((count, len(PLANES[axes])), generator) * math.radians(self.rotation)
         scales = 1 + self.uniform((count, 1, 1), generator) * self.scaling
         shifts = self.uniform((count, axes), generator) * self.translation * torch.tensor(size)
+        if self.probability < 1:
+            moved = (torch.rand(count, generator=generator) < self.probability).float()
+            angles, scales, shifts = (
+                angles * moved[:, None],
+                1 + (scales - 1) * moved[:, None, None],
+                shifts * moved[:, None],
+            )
         matrix = torch.eye(axes).repeat(count, 1, 1)
         for plane, angle in zip(PLANES[axes], angles.unbind(1), strict=True):
             matrix = rotation_in_plane(plane, angle, axes) @ matrix

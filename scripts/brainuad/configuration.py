@@ -185,7 +185,8 @@ def check_models(config: dict) -> None:
         if label in labels:
             raise ConfigurationError(f"`models.{name}` and `models.{labels[label]}` have the same label {label!r}.")
         labels[label] = name
-        if entry["warmup_epochs"] >= entry["epochs"]:
+        check_weights(name, entry)
+        if entry["warmup_epochs"] >= max(entry["epochs"], 1):
             raise ConfigurationError(f"`models.{name}.warmup_epochs` must be below its `epochs` ({entry['epochs']}).")
         if entry["class"] not in classes:
             raise ConfigurationError(
@@ -200,6 +201,21 @@ def check_models(config: dict) -> None:
                 )
         follow_requires(name, config["models"])
         check_required_class(name, config["models"], classes[entry["class"]].requires)
+
+
+def check_weights(name: str, entry: dict) -> None:
+    """Weights are for models that train some; without an epoch there must be weights."""
+    if entry["weights"] is None and entry["epochs"] == 0:
+        raise ConfigurationError(f"`models.{name}.epochs` is 0, so `models.{name}.weights` must name trained weights.")
+    if entry["weights"] is None:
+        return
+    if is_floor(entry):
+        raise ConfigurationError(f"`models.{name}.weights`: {entry['class']} is fitted at once and begins with none.")
+    if not entry["weights"].endswith(".safetensors"):
+        raise ConfigurationError(
+            f"`models.{name}.weights` must be a .safetensors file with its .json beside it; "
+            "`python -m brainuad.conversion --help` says how to make one of another checkpoint."
+        )
 
 
 def follow_requires(name: str, models: dict) -> None:

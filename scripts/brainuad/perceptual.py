@@ -39,6 +39,15 @@ class PerceptualDistance(nn.Module):
         self.smoothing = float(smoothing)
         self.distance = spatial_lpips(Path(trunk), network).to(memory_format=torch.channels_last)  # faster on CPUs
 
+    def mean(self, x: Tensor, y: Tensor) -> Tensor:
+        """Mean distance of two batches (b, 1, *size), a scalar with gradients: neither smoothed nor clamped.
+
+        Computed in full precision also under autocast: LPIPS divides by norms that half precision rounds to zero.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x, y = (as_slices(image.float()) * 2 - 1 for image in (x, y))
+            return self.distance(x, y).mean()
+
     @torch.no_grad()
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Distance between two batches.
@@ -59,7 +68,8 @@ class PerceptualDistance(nn.Module):
                 f"Slices of {x.shape[2]} x {x.shape[3]} pixels are too small for the perceptual distance: "
                 f"set `samples.size` to {SMALLEST_SIDE} or more along the first two axes."
             )
-        slices = zip(*(as_slices(image).split(CHUNK.get(x.device.type, 16)) for image in (x, y)), strict=True)
+        count = CHUNK.get(x.device.type, 16)
+        slices = zip(*(as_slices(image.float().clamp(0, 1)).split(count) for image in (x, y)), strict=True)
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):  # no rounding to TF32
             distance = torch.cat([self.distance(a * 2 - 1, b * 2 - 1) for a, b in slices])
         return self.smooth(as_images(distance, x.shape))
@@ -73,8 +83,7 @@ class PerceptualDistance(nn.Module):
 
 
 def as_slices(image: Tensor) -> Tensor:
-    """Clamped axial slices: (b, 1, x, y) as it is, (b, 1, x, y, z) → (b z, 1, x, y)."""
-    image = image.float().clamp(0, 1)
+    """Axial slices: (b, 1, x, y) as it is, (b, 1, x, y, z) → (b z, 1, x, y)."""
     return image if image.ndim == 4 else image.permute(0, 4, 1, 2, 3).flatten(0, 1)
 
 

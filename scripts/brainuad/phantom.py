@@ -129,23 +129,27 @@ class Phantom:
     deformation: np.ndarray
 
 
-def phantom(subject: str, t1w: Path, truth: Path, site: dict, seed: int) -> None:
-    """Simulates a scan and writes it with its truth.
+def phantom(scans: list[dict], table: Path, site: dict, seed: int) -> None:
+    """Simulates the scans of one job and writes each with its truth beside it, `truth.npz`.
+
+    The truth holds, as in `Phantom`, clean, bias, tissues and deformation (float16) and brain (bool).
 
     Args:
-        subject: Name that keys the anatomy.
-        t1w: NIfTI file to write.
-        truth: Archive to write, as in `Phantom`: clean, bias, tissues, deformation (float16), brain (bool).
+        scans: `subject`, which keys the anatomy, and `t1w`, the NIfTI file to write, of each.
+        table: TSV to write at the end: the files that are there by then.
         site: Attributes of `Site`; ValueError if a key is unknown or a value impossible.
         seed: Of the cohort.
     """
-    result = simulate(subject, Site.from_settings(site), seed)
-    for path in (Path(t1w), Path(truth)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(result.t1w, t1w)
-    names = ("clean", "bias", "tissues", "deformation")
-    halves = {name: getattr(result, name).astype(np.float16) for name in names}
-    np.savez_compressed(truth, brain=result.brain, **halves)
+    scanner = Site.from_settings(site)
+    for row in scans:
+        result, t1w = simulate(row["subject"], scanner, seed), Path(row["t1w"])
+        t1w.parent.mkdir(parents=True, exist_ok=True)
+        names = ("clean", "bias", "tissues", "deformation")
+        halves = {name: getattr(result, name).astype(np.float16) for name in names}
+        np.savez_compressed(t1w.with_name("truth.npz"), brain=result.brain, **halves)
+        nibabel.save(result.t1w, t1w)
+    lines = [f"{row['subject']}\t{row['t1w']}\n" for row in scans]
+    table.write_text("subject\tt1w\n" + "".join(lines), encoding="utf-8")
 
 
 def simulate(subject: str, site: Site, seed: int) -> Phantom:

@@ -9,6 +9,7 @@ import json
 import math
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,14 @@ from brainuad.augmentation import RandomAffine
 from brainuad.devices import accelerate
 from brainuad.fingerprint import fingerprint
 from brainuad.interruption import CONTINUE, STOP, Interrupted, Interruption
-from brainuad.models import Detector, create, load, provenance, save
+from brainuad.models import Detector, begin_with, create, load, provenance, save
+from brainuad.perceptual import PerceptualDistance
 from brainuad.progress import Progress, peak_memory, read_checkpoint, write_checkpoint
 from brainuad.ranks import Ranks
 from brainuad.sample_set import Images, SampleSet, split_batches
+from brainuad.schedule import learning_rate
 
-__all__ = ["learning_rate", "train"]
+__all__ = ["train"]
 
 DEFAULT_BATCH_SIZE = 32  # of models that are fitted at once, for which it has no meaning
 
@@ -40,6 +43,8 @@ def train(
     settings: dict,
     seed: int,
     upstream: Path | None = None,
+    weights: Path | None = None,
+    trunk: Path | None = None,
     checkpoint: Path | None = None,
     gpus: int = 1,
     nodes: int = 1,
@@ -64,6 +69,8 @@ def train(
         settings: the model's entry of the configuration, with the section ``training`` under that name.
         seed: of the initial weights, the order of images, the augmentation and what the model draws itself.
         upstream: weights of the trained model that this one builds on.
+        weights: to begin with instead of random ones; with 0 epochs they are taken as they are.
+        trunk: weights of the perceptual distance's trunk, for models that measure one in training.
         checkpoint: where to keep it; by default ``checkpoint.pt`` beside the weights.
         gpus: processes on each node that train together, each of which calls this (see ``devices.accelerate``).
         nodes: machines that train together.
@@ -82,11 +89,15 @@ def train(
     detector = create(
         settings["class"], training.size, settings.get("params") or {}, load(upstream) if upstream else None
     )
+    if weights:
+        begin_with(detector, weights)
+    if detector.needs_perceptual:
+        detector.perceptual = perceptual_distance(trunk, fabric.device)
     run = Run(detector, fabric, settings, seed, training, validation, interruption)
     checkpoint = Path(checkpoint or Path(model).with_name("checkpoint.pt"))
-    if run.trainable:
+    if run.trainable and settings["epochs"] > 0:
         shapes = [f"{name} {tuple(value.shape)}" for name, value in detector.state_dict().items()]
-        run.resume(checkpoint, fingerprint(settings, seed, samples, upstream, shapes))
+        run.resume(checkpoint, fingerprint(settings, seed, samples, [upstream, weights], shapes))
         run.learn(checkpoint)
     else:
         run.fit()
@@ -96,6 +107,13 @@ def train(
     pd.DataFrame(run.rows).to_csv(history, sep="\t", index=False)
     Path(cost).write_text(json.dumps(run.cost(), indent=2) + "\n", encoding="utf-8")
     checkpoint.unlink(missing_ok=True)
+
+
+def perceptual_distance(trunk: Path | None, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """The distance that a model measures in training."""
+    if trunk is None:
+        raise ValueError("This model measures a perceptual distance in training and needs the trunk of LPIPS.")
+    return PerceptualDistance(trunk, smoothing=0).to(device).mean
 
 
 class Run:
@@ -138,6 +156,7 @@ class Run:
         # Of the epoch that is going on: batches that are done, the sums of their loss terms, seconds before this start.
         self.position, self.totals, self.epoch_seconds = 0, {}, 0.0
         self.weight = 1.0  # share of this process in the current batch
+        self.saved = 0  # epochs behind the last checkpoint
         self.seconds_before, self.peak_before, self.starts, self.fingerprint = 0.0, 0.0, 1, ""
 
     def groups(self) -> list[dict]:
@@ -260,10 +279,16 @@ class Run:
         return {name: float(total) / len(images) for name, total in self.ranks.total(totals).items()}
 
     def fit(self) -> None:
-        """Learn without gradients; the history gets one row."""
+        """Learn without gradients, or nothing if the weights are given; the history gets one row."""
         began = time.monotonic()
-        self.detector.fit(self.training.batches(self.batch_size))
-        row = {"epoch": 1, "lr": 0.0, "seconds": time.monotonic() - began, **self.evaluate(self.training)}
+        if not self.trainable:
+            self.detector.fit(self.training.batches(self.batch_size))
+        row = {
+            "epoch": 0 if self.trainable else 1,
+            "lr": 0.0,
+            "seconds": time.monotonic() - began,
+            **self.evaluate(self.training),
+        }
         if len(self.validation):
             row |= {f"validation_{name}": value for name, value in self.evaluate(self.validation).items()}
         self.rows.append(row)
@@ -273,9 +298,11 @@ class Run:
         broken = {name: value for name, value in row.items() if not math.isfinite(value)}
         if broken:
             name, value = next(iter(broken.items()))
-            saved = f"{checkpoint} holds an earlier state" if checkpoint.exists() else "no checkpoint was written"
+            saved = (
+                f"the last good state, after epoch {self.saved}, is in {checkpoint}" if self.saved else "none was saved"
+            )
             raise ValueError(
-                f"Training stopped in epoch {row['epoch']} because loss term {name!r} is {value} ({saved}): "
+                f"Training stopped in epoch {row['epoch']} because loss term {name!r} is {value}; {saved}: "
                 "lower the model's lr or set training.precision to 32-true."
             )
 
@@ -285,6 +312,7 @@ class Run:
         All processes call this at the same step; one of them writes.
         """
         totals = self.ranks.total(self.totals)
+        self.saved = len(self.rows)
         if not self.ranks.writes:
             return
         state = {
@@ -313,6 +341,7 @@ class Run:
             optimizer.load_state_dict(values)
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.rows, self.seconds_before = state["rows"], state["seconds"]
+        self.saved = len(self.rows)
         self.position, self.epoch_seconds = state["position"], state["epoch_seconds"]
         if self.ranks.writes:  # the sums are of all processes
             self.totals = {name: self.fabric.to_device(value) for name, value in state["totals"].items()}
@@ -336,15 +365,15 @@ class Run:
         """What the run took."""
         gpu = self.fabric.device.type == "cuda"
         processor = f"{platform.machine()}, {torch.get_num_threads()} threads"
-        seconds = sum(row["seconds"] for row in self.rows)
+        seconds, epochs = sum(row["seconds"] for row in self.rows), int(self.rows[-1]["epoch"])
         return {
             "wall_seconds": self.seconds(),
             "peak_memory_mb": self.peak_memory(),
             "peak_memory_meaning": "allocated on the GPU by torch" if gpu else "resident in the process",
             "device": torch.cuda.get_device_name() if gpu else processor,
             "precision": self.fabric.strategy.precision.precision,
-            "images_per_second": len(self.training) * len(self.rows) / seconds,
-            "epochs": len(self.rows),
+            "images_per_second": len(self.training) * epochs / seconds,
+            "epochs": epochs,
             "parameters": self.trainable,
             "processes": self.ranks.count,
             "starts": self.starts,
@@ -355,21 +384,3 @@ def add(totals: dict[str, Tensor], terms: dict[str, Tensor], count: int) -> None
     """Add the terms of a batch to running sums, on the device: reading them here would make a GPU wait."""
     for name, value in terms.items():
         totals[name] = totals.get(name, 0) + value.detach().double() * count
-
-
-def learning_rate(epoch: float, epochs: int, lr: float, min_lr: float | None = None, warmup_epochs: float = 0) -> float:
-    """Rate of one update: linear from 0 over the warm-up, then constant or half a cosine down to ``min_lr``.
-
-    Args:
-        epoch: epochs that lie behind, in [0, epochs), with a fraction within one.
-        epochs: of the whole run.
-        lr: the peak.
-        min_lr: where the cosine ends; None for a constant rate.
-        warmup_epochs: length of the linear part.
-    """
-    if epoch < warmup_epochs:
-        return lr * epoch / warmup_epochs
-    if min_lr is None:
-        return lr
-    share = (epoch - warmup_epochs) / (epochs - warmup_epochs)
-    return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * share)) / 2

@@ -24,11 +24,16 @@ class Detector(nn.Module):
         requires: class (``file.Class``) of the trained model that this one builds on, or None. Such a class
             takes ``upstream`` as its second argument.
         recipe: set by ``brainuad.models.create``: what builds this model again.
+        needs_perceptual: whether ``loss`` measures a perceptual distance.
+        perceptual: that distance, set by training where it is needed: two batches (b, 1, *size) to a scalar, with
+            gradients. It is no part of the model's weights.
     """
 
     tiny: ClassVar[dict]
     requires: ClassVar[str | None] = None
     recipe: dict
+    needs_perceptual: bool = False
+    perceptual: Callable[[Tensor, Tensor], Tensor]
 
     def __init__(self, size: Sequence[int], upstream: "Detector | None" = None):
         """Keep the image size and freeze the upstream.
@@ -124,3 +129,12 @@ class Detector(nn.Module):
         Args:
             images: batches (b, 1, *size), float32, each healthy training image once.
         """
+
+    def adopt(self, weights: dict[str, Tensor]) -> None:
+        """Take over a state dict of the library that this model's network comes from.
+
+        Raises:
+            ValueError: no library has this model.
+            RuntimeError: the names or shapes do not fit.
+        """
+        raise ValueError(f"{type(self).__name__} has no weights of another library to take over.")

@@ -18,6 +18,7 @@ from monai.networks.blocks import MLPBlock
 from monai.networks.layers import DropPath
 from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
 from brainuad.models.detector import Detector
@@ -49,6 +50,7 @@ class SwinMAE(Detector):
         optimizer: str = "adamw",
         permutations: int = 1,
         seed: int = 0,
+        side: int | None = None,
     ):
         """Build the network.
 
@@ -68,6 +70,8 @@ class SwinMAE(Detector):
             optimizer: ``adamw`` as in the authors' code or ``adam``.
             permutations: how often ``reconstruct`` deals the units out; its passes are so many times groups.
             seed: of that dealing.
+            side: pixels along each axis that the network works at, as the authors' 224; images are resized to it and
+                reconstructions back, so that every model is measured on the same pixels. None works at ``size``.
 
         Raises:
             ValueError: an argument that does not exist, or a size that cannot be cut as it says.
@@ -80,10 +84,11 @@ class SwinMAE(Detector):
             raise ValueError(f"A Swin MAE needs 1 permutation or more, not {permutations}: correct its params.")
         self.channels, self.unit, self.groups = channels, unit, groups
         self.loss_name, self.optimizer_name = loss, optimizer
-        self.units = cut(self.size, unit, groups)
-        self.window = choose_window(self.size, PATCH * 2 ** (len(heads) - 1), window)
+        self.working_size = self.size if side is None else (side,) * len(self.size)
+        self.units = cut(self.working_size, unit, groups)
+        self.window = choose_window(self.working_size, PATCH * 2 ** (len(heads) - 1), window)
         axes, levels = len(self.size), range(len(heads))
-        grids = [[side // (PATCH * 2**i) for side in self.size] for i in levels]
+        grids = [[length // (PATCH * 2**i) for length in self.working_size] for i in levels]
         widths = [width * 2**i for i in levels]
         rates = torch.linspace(0, stochastic_depth, depth * len(heads)).view(-1, depth).tolist()
         stages = [(grids[i], widths[i], heads[i], self.window, rates[i]) for i in levels]
@@ -104,6 +109,7 @@ class SwinMAE(Detector):
 
     def loss(self, x: Tensor) -> dict[str, Tensor]:
         """Error of the hidden pixels; each image has its own random units hidden, in eval mode too."""
+        x = resize(x, self.working_size)
         hidden = self.hide(self.deal(torch.rand(len(x), math.prod(self.units), device=x.device)))
         return {"loss": self.hidden_error(self.predict(self.embed(x), hidden), x, hidden)}
 
@@ -112,12 +118,13 @@ class SwinMAE(Detector):
 
         No pixel of a unit has a part in the reconstruction of that unit. All images share the dealings.
         """
+        x = resize(x, self.working_size)
         tokens, total = self.embed(x), torch.zeros_like(x)
         for dealing in self.dealings:
             for shown in range(self.groups):
                 hidden = self.hide(dealing[None], shown)
                 total = total + self.predict(tokens, hidden).mean(1, keepdim=True) * enlarge(hidden, PATCH)[:, None]
-        return total / (len(self.dealings) * (self.groups - 1))
+        return resize(total / (len(self.dealings) * (self.groups - 1)), self.size)
 
     def optimizers(self, lr: float) -> list[Optimizer]:
         """AdamW with the decay of the authors' code, on all weights, biases and norms included; or plain Adam."""
@@ -135,12 +142,12 @@ class SwinMAE(Detector):
         return enlarge(dealing != shown, self.unit // PATCH)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images (b, 1, *size) to tokens (b, *grid, width)."""
-        x = self.embedding(x.expand(-1, self.channels, *self.size))
+        """Images (b, 1, *working_size) to tokens (b, *grid, width)."""
+        x = self.embedding(x.expand(-1, self.channels, *self.working_size))
         return self.embedding_norm(x.movedim(1, -1))
 
     def predict(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        """Images (b, channels, *size) from the tokens that are not hidden; hidden is bool (b or 1, *grid)."""
+        """Images (b, channels, *working_size) of the tokens that are not hidden; hidden is bool (b or 1, *grid)."""
         x = torch.where(hidden[..., None], self.mask_token, tokens)
         x = self.head(self.decoder(self.encoder(x)))  # (b, *grid, pixels of a token * channels)
         return join(x.unflatten(-1, (-1, self.channels)), PATCH).movedim(-1, 1)
@@ -239,6 +246,14 @@ def enlarge(mask: Tensor, factor: int) -> Tensor:
     for axis in range(1, mask.ndim):
         mask = mask.repeat_interleave(factor, axis)
     return mask
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Images (b, 1, *any) at another size, by linear interpolation, antialiased in 2-D."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    two = len(size) == 2
+    return F.interpolate(x, size=tuple(size), mode="bilinear" if two else "trilinear", antialias=two)
 
 
 def attention_mask(grid: Sequence[int], window: int, shift: int) -> Tensor:

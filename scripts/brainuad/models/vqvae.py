@@ -4,19 +4,26 @@ van den Oord et al., Neural Discrete Representation Learning, NeurIPS 2017; in t
 tutorial on anomaly detection with transformers (after Pinaya et al., Medical Image Analysis 2022): two levels
 of 256 channels, two residual units each, 16 codes of 64 channels moved by exponential averages with a decay
 of 0.5. A decay of 0.99 would leave the codes that the first batch does not use dead for good.
+
+Beyond the paper, and off by default: a perceptual term (LPIPS) and an adversarial one (a patch discriminator with
+least squares), which turn it into the VQGAN of Esser et al., CVPR 2021, weighted as in MONAI's tutorial on that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from monai.networks.nets import VQVAE as VQVAENetwork
-from torch import Tensor
+from monai.networks.nets import PatchDiscriminator
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Adam, Optimizer
 
 from brainuad.models.detector import Detector
 
 __all__ = ["VQVAE"]
+
+VERDICT_SLOPE = 0.05  # of negative verdicts, in MONAI's least-squares loss
 
 
 class VQVAE(Detector):
@@ -33,6 +40,11 @@ class VQVAE(Detector):
         code_channels: int = 64,
         decay: float = 0.5,
         commitment: float = 0.25,
+        perceptual_term: float = 0.0,
+        adversarial_term: float = 0.0,
+        discriminator_channels: int = 64,
+        discriminator_levels: int = 3,
+        discriminator_rate: float = 5.0,
     ):
         """Build the network; each level halves the sides.
 
@@ -44,12 +56,19 @@ class VQVAE(Detector):
             code_channels: length of a code.
             decay: of the exponential averages that move the codebook, in train mode only.
             commitment: weight of the squared distance of a latent pixel to its code.
+            perceptual_term: weight of the LPIPS distance of image and reconstruction; MONAI's tutorial takes 0.001.
+            adversarial_term: weight of a patch discriminator's verdict; MONAI's tutorial takes 0.01.
+            discriminator_channels: of the discriminator's first level; it exists with an ``adversarial_term`` only.
+            discriminator_levels: how often the discriminator halves the sides; each level doubles its channels.
+            discriminator_rate: learning rate of the discriminator, as a multiple of the model's.
 
         Raises:
             ValueError: a side cannot be halved that often (MONAI would return a smaller image without a
-                word).
+                word), or a term is negative.
         """
         super().__init__(size)
+        if min(perceptual_term, adversarial_term) < 0:
+            raise ValueError("A VQ-VAE's perceptual_term and adversarial_term are 0 or more: correct its params.")
         factor = 2 ** len(channels)
         if any(side % factor for side in self.size):
             raise ValueError(
@@ -72,12 +91,63 @@ class VQVAE(Detector):
             commitment_cost=commitment,
             decay=decay,
         )
+        self.perceptual_term, self.adversarial_term = perceptual_term, adversarial_term
+        self.needs_perceptual = perceptual_term > 0
+        self.discriminator_rate = discriminator_rate
+        self.discriminator = None
+        if adversarial_term > 0:
+            self.discriminator = patch_discriminator(self.size, discriminator_channels, discriminator_levels)
 
     def loss(self, x: Tensor) -> dict[str, Tensor]:
-        """L1 of the reconstruction plus the commitment term; the codebook has no loss, averages move it."""
-        reconstruction, commitment = self.forward(x)
+        """L1 of the reconstruction plus the commitment term; the codebook has no loss, averages move it.
+
+        Returns:
+            ``loss`` and its unweighted parts, among them ``perceptual`` and ``adversarial`` if these have a weight.
+        """
+        return self.generator_loss(x, *self.forward(x))
+
+    def generator_loss(self, x: Tensor, reconstruction: Tensor, commitment: Tensor) -> dict[str, Tensor]:
+        """The terms of ``loss`` for a reconstruction of x."""
         l1 = F.l1_loss(reconstruction, x)
-        return {"loss": l1 + commitment, "reconstruction": l1, "commitment": commitment}
+        terms = {"loss": l1 + commitment, "reconstruction": l1, "commitment": commitment}
+        if self.perceptual_term:
+            terms["perceptual"] = self.perceptual(x, reconstruction)
+            terms["loss"] = terms["loss"] + self.perceptual_term * terms["perceptual"]
+        if self.discriminator is not None:
+            terms["adversarial"] = verdict(self.discriminator, reconstruction, real=True)
+            terms["loss"] = terms["loss"] + self.adversarial_term * terms["adversarial"]
+        return terms
+
+    def discriminator_loss(self, x: Tensor, reconstruction: Tensor) -> Tensor:
+        """How far the discriminator is from calling x real and a reconstruction, cut off from its graph, false."""
+        false = verdict(self.discriminator, reconstruction.detach(), real=False)
+        return (false + verdict(self.discriminator, x, real=True)) / 2
+
+    def optimizers(self, lr: float) -> list[Optimizer]:
+        """Adam for the autoencoder and, if there is one, Adam for the discriminator."""
+        if self.discriminator is None:
+            return super().optimizers(lr)
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        discriminator = Adam(self.discriminator.parameters(), self.discriminator_rate * lr, fused=True)
+        return [Adam(trained, lr, fused=True), discriminator]
+
+    def step(self, x: Tensor, optimizers: list[Optimizer], backward: Callable) -> dict[str, Tensor]:
+        """One update of the autoencoder, then one of the discriminator by the same reconstruction."""
+        if self.discriminator is None:
+            return super().step(x, optimizers, backward)
+        reconstruction, commitment = self.forward(x)
+        terms = self.generator_loss(x, reconstruction, commitment)
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        optimizers[0].zero_grad(set_to_none=True)
+        backward(terms["loss"], inputs=trained)
+        optimizers[0].step()
+
+        terms["discriminator"] = self.discriminator_loss(x, reconstruction)
+        optimizers[1].zero_grad(set_to_none=True)
+        # The weight scales the gradients as in the tutorial; Adam divides by their size, so it hardly matters.
+        backward(self.adversarial_term * terms["discriminator"], inputs=list(self.discriminator.parameters()))
+        optimizers[1].step()
+        return {name: value.detach() for name, value in terms.items()}
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Image after the passage through the codebook; unbounded."""
@@ -102,3 +172,27 @@ class VQVAE(Detector):
     def decode(self, indices: Tensor) -> Tensor:
         """Image (b, 1, *size) that a latent image of code indices (b, *latent_size) stands for."""
         return self.network.decode_samples(indices)
+
+    def adopt(self, weights: dict[str, Tensor]) -> None:
+        """Take over a state dict of MONAI's or monai-generative's ``VQVAE``: their names are the same."""
+        self.network.load_state_dict(weights)
+
+
+def patch_discriminator(size: Sequence[int], channels: int, levels: int) -> nn.Module:
+    """MONAI's patch discriminator: images (b, 1, *size) to one verdict for each overlapping patch.
+
+    Raises:
+        ValueError: nothing would be left of an image.
+    """
+    if min(size) < 3 * 2**levels:  # two convolutions of kernel 4 and stride 1 follow the levels
+        raise ValueError(
+            f"A discriminator of {levels} levels leaves nothing of images of {tuple(size)}: lower the model's "
+            "discriminator_levels."
+        )
+    return PatchDiscriminator(spatial_dims=len(size), channels=channels, in_channels=1, num_layers_d=levels)
+
+
+def verdict(discriminator: nn.Module, images: Tensor, real: bool) -> Tensor:
+    """Mean squared distance of the discriminator's verdicts from 1 (real) or 0, after MONAI's leaky rectifier."""
+    verdicts = F.leaky_relu(discriminator(images)[-1].float(), VERDICT_SLOPE)
+    return (verdicts - float(real)).square().mean()

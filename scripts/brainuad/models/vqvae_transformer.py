@@ -156,6 +156,12 @@ class VQVAETransformer(Detector):
             raise ValueError(f"uniforms must have the shape {(count, len(order))}, not {tuple(uniforms.shape)}.")
         return self.decode(sample(self.transformers[member], uniforms), order)
 
+    def adopt(self, weights: dict[str, Tensor]) -> None:
+        """Take over a state dict of MONAI's or monai-generative's ``DecoderOnlyTransformer`` as the first member."""
+        if len(self.transformers) > 1:
+            raise ValueError("A checkpoint holds one transformer: name one ordering in the params.")
+        self.transformers[0].load_state_dict(weights_from_monai(weights))
+
     def members(self) -> list[tuple["Transformer", Tensor]]:
         """Each transformer with the order in which it reads."""
         return list(zip(self.transformers, self.orders, strict=True))

@@ -1,0 +1,65 @@
+"""What rules look up about models, tables and figures."""
+
+
+def training_samples(wildcards):
+    """The sample sets that models are trained on."""
+    return [name for dataset in config["training"]["datasets"] for name in sample_set(dataset)]
+
+
+def upstream_model(wildcards):
+    """The weights of the model that this one requires, trained with the same seed."""
+    required = models[wildcards.model]["requires"]
+    return [f"results/train/{required}/{wildcards.seed}/model.safetensors"] if required else []
+
+
+def initial_weights(wildcards):
+    """The weights that a model begins with, and their description."""
+    weights = models[wildcards.model]["weights"]
+    return [weights, str(Path(weights).with_suffix(".json"))] if weights else []
+
+
+def training_trunk(wildcards):
+    """The trunk of the perceptual distance, for a model with a perceptual term."""
+    return [ancient(TRUNK)] if models[wildcards.model]["params"].get("perceptual_term") else []
+
+
+def training_settings(wildcards):
+    """What decides a model's weights: its entry and the training section without what does not.
+
+    `samples` and `preprocessing` go into the model's description: they say how images for it are made. `code` is the
+    hash of the model's file: editing it trains that model again, touching it does not.
+    """
+    entry, section = models[wildcards.model], config["training"]
+    unused = {"label", "augmentation", "weights"}
+    if is_floor(entry):
+        unused |= {"batch_size", "epochs", "lr", "min_lr", "warmup_epochs"}
+    elsewhere = ("datasets", "seeds", "launcher", "gpus", "nodes")  # names, and where a training runs
+    training = {key: value for key, value in section.items() if key not in elsewhere}
+    return {
+        **{key: value for key, value in entry.items() if key not in unused},
+        "training": {**training, "augmentation": entry["augmentation"] or training["augmentation"]},
+        "samples": config["samples"],
+        "preprocessing": preprocessing_settings(wildcards),
+        "code": model_digest(entry["class"]),
+    }
+
+
+def figure_datasets():
+    """The healthy and the anomalous dataset that the qualitative figure shows; without synthetic ones, the first and the last."""
+    names = list(config["datasets"])
+    synthetic = [[config["datasets"][name]["from"], name] for name in synthetic_datasets]
+    return synthetic[0] if synthetic else [names[0], names[-1]]
+
+
+def table_settings(wildcards):
+    """What the comparison has to know about the study."""
+    labels = {name: {"label": entry["label"] or name, "floor": is_floor(entry)} for name, entry in models.items()}
+    shared = {key: config[key] for key in ("study", "simulated")}
+    return {**shared, **config["comparison"], "datasets": list(config["datasets"]), "models": labels}
+
+
+def figure_settings(wildcards):
+    """What the figures have to know about the study."""
+    healthy, anomalous = figure_datasets()
+    labels = {name: entry["label"] or name for name, entry in models.items()}
+    return {"healthy": healthy, "anomalous": anomalous, "models": labels, "simulated": config["simulated"]}
