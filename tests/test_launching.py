@@ -116,6 +116,22 @@ def test_a_killed_training_is_started_again_but_not_for_ever(tmp_path, cohort, m
     assert capsys.readouterr().out.count("was lost (FAILED)") == 1
 
 
+def test_the_loss_of_one_process_is_no_exception_of_the_training(tmp_path, cohort, monkeypatch):
+    monkeypatch.setattr(launching, "LARGEST_LOSSES", 0)
+
+    def kill():
+        while not any("epoch" in path.read_text() for path in (tmp_path / "run/submitit").glob("*_0_log.out")):
+            time.sleep(0.2)
+        for process in psutil.Process().children(recursive=True):
+            if process.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1":
+                process.kill()
+
+    threading.Thread(target=kill).start()
+    with pytest.raises(LaunchError, match="ended as FAILED without a result") as error:
+        launch(arguments(tmp_path / "run", cohort, epochs=100_000), local(tasks_per_node=2))
+    assert "all_reduce" in str(error.value)
+
+
 def test_two_processes_train_through_submitit(tmp_path, cohort):
     launch(arguments(tmp_path / "run", cohort), local(tasks_per_node=2))
     assert json.loads((tmp_path / "run/cost.json").read_text())["processes"] == 2

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,11 @@ class Task:
                     print(f"The job cannot be requeued ({error}): another takes its place.", flush=True)
                     return AGAIN
             sys.exit(0)  # with no result, which would be taken for the end of the training
+        except Exception as error:
+            if not lost_others(error):
+                raise
+            traceback.print_exc()
+            sys.exit(1)  # with no result: if another process failed, its own exception says why, else the job is lost
         return None
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -77,6 +83,12 @@ def living(process_id: int, created: float) -> psutil.Process | None:
         process = psutil.Process(process_id)
         return process if process.create_time() == created else None
     return None
+
+
+def lost_others(error: Exception) -> bool:
+    """Whether an exception came of talking to the other processes of a job: one of them has ended, or its node has."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").startswith("torch.distributed") for frame, _ in frames)
 
 
 def join_others(nodes: int) -> None:
