@@ -151,6 +151,7 @@ class Cluster:
         except OSError as error:
             raise NoSlurm(f"device files for feigned GPUs cannot be made here ({error})") from None
         os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
+        os.environ["BRAINUAD_TEST_SLURM"] = "ours"  # SLURM_CONF alone might be a real cluster's
         os.environ["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
     def munge_arguments(self) -> list[str]:
@@ -214,7 +215,7 @@ class Cluster:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                ours = process.environ().get("SLURM_CONF") == os.environ["SLURM_CONF"]
+                ours = process.environ().get("SLURM_CONF") == str(self.folder / "slurm.conf")
                 if ours and process.pid != os.getpid():
                     found.append(process)
         return found
