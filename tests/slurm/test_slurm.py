@@ -73,6 +73,7 @@ def change_profile(repository, train, **options):
     path = repository / "profiles/slurm/config.yaml"
     profile = {**yaml.safe_load(path.read_text()), **options}
     profile["set-resources"]["train"].update({"poll_seconds": 2, **train})
+    profile["set-resources"]["score"]["gpu_model"] = "t4"  # of which there are more
     path.write_text(yaml.safe_dump(profile))
 
 
