@@ -13,6 +13,7 @@ report: "rules/report/workflow.rst"
 
 include: "rules/common.smk"
 include: "rules/lookups.smk"
+include: "rules/launcher.smk"
 include: "rules/data.smk"
 include: "rules/preprocess.smk"
 include: "rules/samples.smk"

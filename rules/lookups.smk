@@ -24,7 +24,7 @@ def training_trunk(wildcards):
 
 
 def training_settings(wildcards):
-    """What decides a model's weights: its entry without its label, the training section without names and seeds.
+    """What decides a model's weights: its entry without its label, the training section without what does not.
 
     `samples` and `preprocessing` go into the model's description: they say how images for it are made. `code` is the
     hash of the model's file: editing it trains that model again, touching it does not.
@@ -33,7 +33,8 @@ def training_settings(wildcards):
     unused = {"label", "augmentation", "weights"}
     if is_floor(entry):
         unused |= {"batch_size", "epochs", "lr", "min_lr", "warmup_epochs"}
-    training = {key: value for key, value in section.items() if key not in ("datasets", "seeds")}
+    other = ("datasets", "seeds", "launcher", "gpus", "nodes")  # names, and where a training runs
+    training = {key: value for key, value in section.items() if key not in other}
     return {
         **{key: value for key, value in entry.items() if key not in unused},
         "training": {**training, "augmentation": entry["augmentation"] or training["augmentation"]},

@@ -8,6 +8,9 @@ outputs   results/train/{model}/{seed}/               weights, their description
 """
 
 
+# With the launcher slurm the rule itself only waits for the job that it submits, so it runs where Snakemake does. What
+# of its resources concern Slurm is passed to that job; the profile adds partition, account and kind of GPU. `retries`
+# is 0 because a second try would resubmit what a user has cancelled; the launcher itself starts lost jobs anew.
 rule train:
     """Fit one model on the healthy training samples. Killed, it goes on from its last checkpoint."""
     input:
@@ -24,11 +27,17 @@ rule train:
         "results/logs/train/{model}/{seed}.log",
     benchmark:
         "results/benchmarks/train/{model}/{seed}.tsv"
+    retries: 0
+    localrule: launcher == "slurm"
     conda:
         "../envs/learning.yaml"
-    threads: 8
+    threads: 1 if launcher == "slurm" else 8
     resources:
-        gpu=1,
+        launcher=launcher,
+        gpu=training_gpus,
+        tasks_per_node=training_tasks,
+        nodes=training_nodes,
+        cpus_per_task=8,
         mem_mb=16000,
         runtime=1440,
     params:

@@ -6,9 +6,10 @@ from brainuad.runtime import start
 
 start(snakemake)
 
-from brainuad.training import train
+from brainuad.launching import launch
 
-samples = sorted({Path(name).parent for name in snakemake.input.samples})
-output = {name: Path(path) for name, path in snakemake.output.items()}
-begin = {name: Path(snakemake.input[name][0]) for name in ("upstream", "weights", "trunk") if snakemake.input[name]}
-train(samples, **output, settings=snakemake.params.settings, seed=int(snakemake.wildcards.seed), **begin)
+arguments = {name: Path(path) for name, path in snakemake.output.items()}
+arguments["samples"] = sorted({Path(name).parent for name in snakemake.input.samples})
+arguments |= {name: Path(files[0]) for name, files in snakemake.input.items() if name != "samples" and files}
+arguments |= {"settings": snakemake.params.settings, "seed": int(snakemake.wildcards.seed)}
+launch(arguments, dict(snakemake.resources.items()))

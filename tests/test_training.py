@@ -2,12 +2,17 @@
 
 import json
 import math
+import os
+import signal
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from brainuad.devices import automatic_precision, check_kernels, has_kernels
+from brainuad.interruption import Interrupted, Interruption
 from brainuad.models import available, class_of, load
 from brainuad.models.detector import Detector
 from brainuad.models.floors import VoxelMean
@@ -105,6 +110,105 @@ def test_resumed_equals_uninterrupted(tmp_path, cohort, killed, capsys, monkeypa
     pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed_history.drop(columns="seconds"))
     assert json.loads((tmp_path / "resumed" / "cost.json").read_text())["starts"] == 2
     assert not (tmp_path / "resumed" / "checkpoint.pt").exists()
+
+
+class AfterSteps(Interruption):
+    """Asks to save, then to stop, after so many questions of the training."""
+
+    def __init__(self, save, stop):
+        super().__init__()
+        self.countdowns = {"save": save, "stop": stop}
+
+    def wanted(self):
+        for name in self.countdowns:
+            self.countdowns[name] -= 1
+            setattr(self, name, getattr(self, name) or self.countdowns[name] == 0)
+        return super().wanted()
+
+
+@pytest.mark.parametrize("class_name", ["vqvae.VQVAE", "rae.RAE", "swin_mae.SwinMAE"])
+def test_stopped_within_epochs_equals_uninterrupted(tmp_path, cohort, class_name):
+    settings = tiny_entry(class_name) | {"epochs": 3, "min_lr": 1e-5}
+    whole, history = run(tmp_path / "whole", cohort, settings)
+    for stop in (2, 3, 2):  # 3 batches an epoch: within the first epoch, at the end of the second, within the third
+        with pytest.raises(Interrupted, match="goes on"):
+            run(tmp_path / "run", cohort, settings, interruption=AfterSteps(1, stop))
+        assert not (tmp_path / "run" / "model.safetensors").exists()
+    resumed, resumed_history = run(tmp_path / "run", cohort, settings)
+    assert same(whole, resumed)
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed_history.drop(columns="seconds"))
+    assert json.loads((tmp_path / "run" / "cost.json").read_text())["starts"] == 4
+
+
+def test_asked_to_save_it_saves_once_and_goes_on(tmp_path, cohort, monkeypatch, capsys):
+    settings = entry()
+    settings["training"] = {**settings["training"], "checkpoint_every": 100}
+    run(tmp_path / "run", cohort, settings, interruption=AfterSteps(4, 100))
+    assert capsys.readouterr().out.count("saved on request in epoch 2, batch 1") == 1
+
+
+def test_signals_are_noted_and_forked_children_ignore_them():
+    handlers = [signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)]
+    interruption = Interruption()
+    try:
+        interruption.listen()
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(1)
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            os.kill(child, number)
+        time.sleep(0.2)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert interruption.wanted() == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.wanted() == 1
+        interruption.saved = True
+        assert interruption.wanted() == 0
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert interruption.wanted() == 2
+    finally:
+        for number, handler in zip((signal.SIGUSR2, signal.SIGTERM), handlers, strict=True):
+            signal.signal(number, handler)
+
+
+CUDA_12_8 = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_110", "sm_120", "compute_120"]
+
+
+def test_machine_code_runs_within_a_major_version_and_intermediate_code_on_newer_cards():
+    assert has_kernels((7, 0), CUDA_12_8)
+    assert not has_kernels((7, 0), CUDA_13)
+    assert has_kernels((8, 9), CUDA_13)  # by sm_86
+    assert not has_kernels((7, 2), ["sm_75"])
+    assert not has_kernels((9, 0), ["sm_86"])
+    assert has_kernels((9, 0), ["sm_75", "compute_80"])
+    assert not has_kernels((7, 0), ["compute_80"])
+    assert has_kernels((9, 0), ["sm_90a"])
+    assert not has_kernels((10, 3), ["sm_100a"])
+    assert has_kernels((10, 3), ["sm_100f"])
+
+
+def test_a_card_that_torch_has_no_code_for_is_refused_with_what_to_install():
+    check_kernels("Tesla V100", (7, 0), CUDA_12_8, "2.10.0")
+    check_kernels("Instinct MI250X", (9, 0), ["gfx90a"], "2.10.0")
+    with pytest.raises(
+        ValueError, match=r"Tesla V100 is of capability 7\.0 \(sm_70\).* 2\.12\.0.*pip install torch==2\.10\.0"
+    ):
+        check_kernels("Tesla V100", (7, 0), CUDA_13, "2.12.0")
+    with pytest.raises(ValueError, match="cu126"):
+        check_kernels("Tesla P100", (6, 0), CUDA_12_8, "2.10.0")
+    with pytest.raises(ValueError, match="install a newer torch"):
+        check_kernels("Next", (13, 0), CUDA_12_8, "2.10.0")
+    with pytest.raises(ValueError, match=r"set training\.device to cpu"):
+        check_kernels("Tesla K80", (3, 7), CUDA_12_8, "2.10.0")
+
+
+def test_precision_follows_the_card():
+    cards = {(6, 0): "32-true", (7, 0): "16-mixed", (7, 5): "16-mixed", (8, 0): "bf16-mixed", (9, 0): "bf16-mixed"}
+    assert {capability: automatic_precision(capability) for capability in cards} == cards
 
 
 def test_seed_decides(tmp_path, cohort):
@@ -241,7 +345,7 @@ def test_weights_that_do_not_belong_are_refused(tmp_path, cohort):
 
 def test_a_perceptual_term_gets_its_distance_and_leaves_no_trace_in_the_weights(tmp_path, cohort):
     settings = entry(epochs=1, params={**VQVAE["params"], "perceptual_term": 0.5})
-    with pytest.raises(ValueError, match="needs the trunk of LPIPS"):
+    with pytest.raises(ValueError, match="needs the weights of its trunk"):
         run(tmp_path / "run", cohort, settings)
     weights, history = run(tmp_path / "run", cohort, settings, trunk=TRUNK)
     plain, _ = run(tmp_path / "plain", cohort, entry(epochs=1))

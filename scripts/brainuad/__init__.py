@@ -17,6 +17,10 @@ models              the ``Detector`` contract and one file a model
 conversion          weights trained with MONAI or monai-generative → this project's
 augmentation        random affine maps of a batch, on its device
 progress            how far a training is; its checkpoint
+fingerprint         what decides the outcome of a training, as one digest
+interruption        signals that ask a training to save or to stop
+devices             the GPU a job got: code for it, precision
+ranks               several processes that train one model together
 training            fits any ``Detector``: schedule, checkpoints, resume, cost
 scoring             trained model × sample set → reconstructions and anomaly maps
 metrics             anomaly maps and masks → numbers in long format
@@ -24,6 +28,9 @@ table2              the paper's Table 2 in Markdown, LaTeX, HTML and numbers
 comparison          the numbers of all models → the comparison table
 figures             the qualitative grid and the learning curves
 runtime             what all jobs share: the log, the end with the workflow
+slurm               what is asked of Slurm, and how its answers are read
+jobs                a training as a Slurm job or as processes of this machine
+launching           where a training runs: one job at a time, found again, its end judged
 ==================  ==============================================================================
 
 Nothing is imported here: every job of a cluster pays for what it imports.

@@ -39,17 +39,25 @@ class RandomAffine:
         self.rotation, self.translation, self.scaling, self.flip = rotation, translation, scaling, flip
         self.probability = probability
 
-    def __call__(self, x: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, x: Tensor, generator: Generator, whole: int | None = None, start: int = 0) -> Tensor:
         """Transformed copies of x (b, 1, *size); values stay within the range of x and 0.
 
         Without rotation, translation and scaling nothing is interpolated: flips are then exact.
+
+        Args:
+            x: images, all of a batch or a part of it.
+            generator: of the random numbers.
+            whole: images of the batch that x is a part of: each of them has its map drawn, so that an image meets
+                the same map whoever holds which part.
+            start: place of x in that batch.
         """
-        flipped = torch.rand(len(x), generator=generator) < self.flip
+        part = slice(start, start + len(x))
+        flipped = torch.rand(whole or len(x), generator=generator) < self.flip
         if self.rotation == self.translation == self.scaling == 0:
-            mask = flipped.to(x.device).view(-1, *[1] * (x.ndim - 1))
+            mask = flipped[part].to(x.device).view(-1, *[1] * (x.ndim - 1))
             return torch.where(mask, x.flip(2), x)
         matrix, shift = self.draw(x.shape[2:], flipped, generator)
-        return warp(x, matrix, shift)
+        return warp(x, matrix[part], shift[part])
 
     def draw(self, size: torch.Size, flipped: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Random maps of ``len(flipped)`` images of one size, as ``warp`` takes them."""

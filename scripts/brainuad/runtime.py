@@ -1,4 +1,4 @@
-"""What every job shares: one log file, and an end when its workflow ends."""
+"""What every job shares: one log file, a word to the terminal, and an end when its workflow ends."""
 
 import os
 import sys
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["start"]
+__all__ = ["announce", "end_with", "start", "tell"]
+
+terminal: int | None = None  # descriptor of the stderr that Snakemake gave this job
 
 
 def start(snakemake) -> None:
@@ -20,29 +22,42 @@ def start(snakemake) -> None:
         snakemake: the job's object, as Snakemake hands it to a script.
     """
     send_output_to(Path(snakemake.log[0]))
-    end_with_workflow()
+    end_with(next((p for p in psutil.Process().parents() if "snakemake" in " ".join(p.cmdline())), None))
 
 
 def send_output_to(log: Path) -> None:
     """Redirect the descriptors of stdout and stderr, so that the output of C++ code (ITK) reaches the log too."""
+    global terminal
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    terminal = os.dup(2)
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)
 
 
-def end_with_workflow(seconds: float = 1.0) -> None:
-    """Watch the Snakemake process above this job and exit with 143 when it is gone, or was gone before the job began.
+def announce(message: str) -> None:
+    """Print a line to the log and to the terminal."""
+    print(message, flush=True)
+    tell(message)
+
+
+def tell(message: str) -> None:
+    """Print a line to the terminal, where the output goes to a log."""
+    if terminal is not None:
+        os.write(terminal, f"{message}\n".encode())
+
+
+def end_with(process: psutil.Process | None, seconds: float = 1.0) -> None:
+    """Watch the process that this job works for and exit with 143 when it is gone, or was gone before the job began.
 
     A killed Snakemake leaves its jobs running; without this a second run would find two jobs writing one file.
     """
-    workflow = next((p for p in psutil.Process().parents() if "snakemake" in " ".join(p.cmdline())), None)
 
     def watch() -> None:
-        while workflow is not None and workflow.is_running() and workflow.status() != psutil.STATUS_ZOMBIE:
+        while process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(seconds)
         print("The workflow has ended: this job ends too.", flush=True)
         os._exit(143)

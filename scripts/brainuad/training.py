@@ -1,34 +1,34 @@
-"""Training of any ``Detector`` on one device: schedule, checkpoints, resume, and what it cost.
+"""Training of any ``Detector``: schedule, checkpoints, resume, and what it cost.
 
-Randomness is keyed by seed and epoch and a checkpoint lies between two epochs, so a run that is killed and
+Randomness is keyed by seed, epoch and batch and a checkpoint lies between two batches, so a run that is killed and
 started again ends on a CPU with the same weights, bit for bit, as one that was not. (On a GPU the order of
-atomic sums may differ.)
+atomic sums may differ.) No state of a random generator has to be kept for that.
 """
 
-import hashlib
 import json
 import math
 import platform
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric, seed_everything
-from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from brainuad.augmentation import RandomAffine
-from brainuad.models import Detector, create, load, provenance, save
+from brainuad.devices import accelerate
+from brainuad.fingerprint import fingerprint
+from brainuad.interruption import CONTINUE, STOP, Interrupted, Interruption
+from brainuad.models import Detector, begin_with, create, load, provenance, save
 from brainuad.perceptual import PerceptualDistance
 from brainuad.progress import Progress, peak_memory, read_checkpoint, write_checkpoint
+from brainuad.ranks import Ranks
 from brainuad.sample_set import Images, SampleSet, split_batches
 
 __all__ = ["learning_rate", "train"]
 
-FINGERPRINT_IMAGES = 16
 DEFAULT_BATCH_SIZE = 32  # of models that are fitted at once, for which it has no meaning
 
 
@@ -43,6 +43,10 @@ def train(
     upstream: Path | None = None,
     weights: Path | None = None,
     trunk: Path | None = None,
+    checkpoint: Path | None = None,
+    gpus: int = 1,
+    nodes: int = 1,
+    interruption: Interruption | None = None,
 ) -> None:
     """Train one model on the healthy training images of one or more sample sets.
 
@@ -50,9 +54,8 @@ def train(
     without augmentation and in eval mode; rows of the split ``test`` are never read. A model without
     trainable parameters sees each training image once, through its ``fit``.
 
-    Beside the weights lies ``checkpoint.pt`` while training goes on. It is resumed from when settings, seed,
-    samples, upstream and the shapes of the weights are those it was made with, and removed when all outputs
-    are written.
+    While training goes on there is a checkpoint. It is resumed from when settings, seed, samples, upstream and
+    the shapes of the weights are those it was made with, and removed when all outputs are written.
 
     Args:
         samples: folders of sample sets, all of one image size.
@@ -66,67 +69,42 @@ def train(
         upstream: weights of the trained model that this one builds on.
         weights: to begin with instead of random ones; with 0 epochs they are taken as they are.
         trunk: weights of the perceptual distance's trunk, for models that measure one in training.
+        checkpoint: where to keep it; by default ``checkpoint.pt`` beside the weights.
+        gpus: processes on each node that train together, each of which calls this (see ``devices.accelerate``).
+        nodes: machines that train together.
+        interruption: what asks to save or to stop while training goes on; it is answered after the step.
 
     Raises:
         ValueError: settings or samples cannot be trained with, or a loss term stopped being finite.
+        Interrupted: training stopped on request; called again it goes on.
     """
     sets = [SampleSet(folder) for folder in samples]
     training, validation = Images(sets, "train"), Images(sets, "validation")
     if len(training) == 0:
         raise ValueError(f"{', '.join(map(str, samples))}: no row has the split 'train', so nothing can be learnt.")
+    fabric = accelerate(settings["training"], gpus, nodes)
     seed_everything(seed, verbose=False)
     detector = create(
         settings["class"], training.size, settings.get("params") or {}, load(upstream) if upstream else None
     )
     if weights:
         begin_with(detector, weights)
-    fabric = accelerate(settings["training"])
+    run = Run(detector, fabric, settings, seed, training, validation, interruption)
     if detector.needs_perceptual:
-        detector.perceptual = perceptual_distance(trunk, fabric.device)
-    run = Run(detector, fabric, settings, seed, training, validation)
-    checkpoint = Path(model).with_name("checkpoint.pt")
+        detector.perceptual = PerceptualDistance(trunk, smoothing=0).to(fabric.device).mean
+    checkpoint = Path(checkpoint or Path(model).with_name("checkpoint.pt"))
     if run.trainable and settings["epochs"] > 0:
-        run.resume(checkpoint, fingerprint(settings, seed, sets, [upstream, weights], detector))
+        shapes = [f"{name} {tuple(value.shape)}" for name, value in detector.state_dict().items()]
+        run.resume(checkpoint, fingerprint(settings, seed, samples, [upstream, weights], shapes))
         run.learn(checkpoint)
     else:
         run.fit()
+    if not run.ranks.writes:
+        return
     save(detector, model, description, provenance(settings, seed))
     pd.DataFrame(run.rows).to_csv(history, sep="\t", index=False)
     Path(cost).write_text(json.dumps(run.cost(), indent=2) + "\n", encoding="utf-8")
     checkpoint.unlink(missing_ok=True)
-
-
-def begin_with(detector: Detector, weights: Path) -> None:
-    """Give an untrained model the weights of a trained one of its class.
-
-    Raises:
-        ValueError: the weights are of another class, do not fit, or were trained upon another upstream.
-    """
-    trained = load(weights)
-    if type(trained) is not type(detector):
-        raise ValueError(
-            f"{weights} holds a {trained.recipe['class']}, not a {detector.recipe['class']}: correct the `weights` of "
-            "the model's entry."
-        )
-    own, values = detector.state_dict(), trained.state_dict()
-    upstream = [name for name in own if name.startswith("upstream.")]
-    if any(name not in values or not torch.equal(own[name], values[name]) for name in upstream):
-        raise ValueError(
-            f"{weights} was trained upon another model than the one that the entry `requires`: give that one the "
-            "`weights` it was trained upon, with `epochs: 0`."
-        )
-    try:
-        detector.load_state_dict(values)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"{weights} does not fit the params of the model's entry: {reason}") from error
-
-
-def perceptual_distance(trunk: Path | None, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """The distance that a model measures in training."""
-    if trunk is None:
-        raise ValueError("This model measures a perceptual distance in training and needs the trunk of LPIPS.")
-    return PerceptualDistance(trunk, smoothing=0).to(device).mean
 
 
 class Run:
@@ -140,11 +118,18 @@ class Run:
         seed: int,
         training: Images,
         validation: Images,
+        interruption: Interruption | None = None,
     ):
         self.began = time.monotonic()
         self.fabric, self.settings, self.seed = fabric, settings, seed
         self.training, self.validation = training, validation
+        self.ranks, self.interruption = Ranks(fabric), interruption or Interruption()
         self.batch_size = settings.get("batch_size") or DEFAULT_BATCH_SIZE
+        if self.batch_size < self.ranks.count:
+            raise ValueError(
+                f"A batch of {self.batch_size} images cannot be shared by {self.ranks.count} processes: raise the "
+                "model's batch_size or lower training.gpus or training.nodes."
+            )
         self.detector = fabric.to_device(detector)
         self.layout = torch.channels_last if len(training.size) == 2 else torch.contiguous_format
         for part in detector.modules():  # convolutions over two axes run faster with the channels last in memory
@@ -157,9 +142,12 @@ class Run:
         for group in self.groups():
             group["initial_lr"] = group["lr"]
         self.augment = RandomAffine(**settings["training"].get("augmentation", {}))
-        self.updates = len(split_batches(np.arange(len(training)), self.batch_size))  # in an epoch
+        self.updates = len(self.batches(np.arange(len(training))))  # in an epoch
         self.rows: list[dict] = []
         self.saved = 0  # epochs behind the last checkpoint
+        # Of the epoch that is going on: batches that are done, the sums of their loss terms, seconds before this start.
+        self.position, self.totals, self.epoch_seconds = 0, {}, 0.0
+        self.weight = 1.0  # share of this process in the current batch
         self.seconds_before, self.peak_before, self.starts, self.fingerprint = 0.0, 0.0, 1, ""
 
     def groups(self) -> list[dict]:
@@ -169,11 +157,12 @@ class Run:
     def learn(self, checkpoint: Path) -> None:
         """All epochs that are left."""
         schedule, epochs = self.settings["training"], self.settings["epochs"]
-        progress = Progress(epochs, len(self.rows))
+        progress = Progress(epochs, len(self.rows)) if self.ranks.writes else None
+        self.path = checkpoint
         for epoch in range(len(self.rows), epochs):
-            began = time.monotonic()
+            self.epoch_began = time.monotonic()
             terms = self.train_epoch(epoch)
-            seconds = time.monotonic() - began
+            seconds = self.seconds_in_epoch()
             row = {
                 "epoch": epoch + 1,
                 "lr": self.rate(epoch + 1 - 1 / self.updates),
@@ -185,33 +174,71 @@ class Run:
                 row |= {f"validation_{name}": value for name, value in self.evaluate(self.validation).items()}
             self.rows.append(row)
             self.check(row, checkpoint)
+            self.position, self.totals, self.epoch_seconds = 0, {}, 0.0
+            self.epoch_began = time.monotonic()
             if last or (epoch + 1) % schedule["checkpoint_every"] == 0:
                 self.checkpoint(checkpoint)
-            progress.update(epoch + 1, row["loss"], row.get("validation_loss"), len(self.training) / seconds)
-        progress.close()
+            if progress:
+                progress.update(epoch + 1, row["loss"], row.get("validation_loss"), len(self.training) / seconds)
+        if progress:
+            progress.close()
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training images in random order; mean of each loss term over the images."""
-        order, augmentation = self.seed_epoch(epoch)
+        """What is left of one pass over the images in random order; mean of each loss term over all of them."""
+        batches = self.batches(self.order(epoch))
         self.detector.train()
-        totals: dict[str, Tensor] = {}
-        for index, images in enumerate(self.training.batches(self.batch_size, order)):
-            factor = self.rate(epoch + index / self.updates) / self.settings["lr"]
-            for group in self.groups():
-                group["lr"] = group["initial_lr"] * factor
-            x = self.augment(self.fabric.to_device(torch.from_numpy(images)), augmentation)
-            x = x.contiguous(memory_format=self.layout)
-            with self.fabric.autocast():
-                terms = self.detector.step(x, self.optimizers, self.backward)
-            add(totals, terms, len(x))
+        for index in range(self.position, len(batches)):
+            self.train_batch(epoch, index, batches[index])
+            self.position = index + 1
+            self.answer()
+        totals = self.ranks.total(self.totals)
         return {name: float(total) / len(self.training) for name, total in totals.items()}
 
-    def seed_epoch(self, epoch: int) -> tuple[np.ndarray, torch.Generator]:
-        """Seed what the model draws; give the order of the images and the generator of the augmentation."""
-        own, order, augmentation = np.random.SeedSequence([self.seed, epoch]).generate_state(3).tolist()
-        seed_everything(own, verbose=False)
-        generator = torch.Generator().manual_seed(augmentation)
-        return np.random.default_rng(order).permutation(len(self.training)), generator
+    def train_batch(self, epoch: int, index: int, numbers: np.ndarray) -> None:
+        """One step on the images of these numbers, of which this process takes its share."""
+        factor = self.rate(epoch + index / self.updates) / self.settings["lr"]
+        for group in self.groups():
+            group["lr"] = group["initial_lr"] * factor
+        augmentation = self.seed_batch(epoch, index)
+        share = self.ranks.share(len(numbers))
+        images = self.fabric.to_device(torch.from_numpy(self.training[np.sort(numbers)[share]]))
+        x = self.augment(images, augmentation, len(numbers), share.start)
+        x = x.contiguous(memory_format=self.layout)
+        self.weight = len(x) / len(numbers)
+        with self.fabric.autocast():
+            terms = self.detector.step(x, self.optimizers, self.backward)
+        self.ranks.average_statistics(self.detector)
+        add(self.totals, terms, len(x))
+
+    def batches(self, order: np.ndarray) -> list[np.ndarray]:
+        """Numbers of the images of each batch; none has fewer images than there are processes."""
+        return split_batches(order, self.batch_size, max(2, self.ranks.count))
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The order of the images in an epoch."""
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.training))
+
+    def seed_batch(self, epoch: int, index: int) -> torch.Generator:
+        """Seed what the model draws, in each process otherwise; give the augmentation's generator, alike in all."""
+        shared = [self.seed, epoch, index + 1]
+        seed_everything(int(np.random.SeedSequence([*shared, self.ranks.rank + 1]).generate_state(1)[0]), verbose=False)
+        return torch.Generator().manual_seed(int(np.random.SeedSequence(shared).generate_state(1)[0]))
+
+    def answer(self) -> None:
+        """Between two steps: save or stop if that was asked of any process.
+
+        Raises:
+            Interrupted: to stop was asked; the checkpoint is written.
+        """
+        wanted = self.ranks.largest(self.interruption.wanted())
+        if wanted == CONTINUE:
+            return
+        self.checkpoint(self.path)
+        self.interruption.saved = True
+        if self.ranks.writes:
+            print(f"{self.path}: saved on request in epoch {len(self.rows) + 1}, batch {self.position}.", flush=True)
+        if wanted == STOP:
+            raise Interrupted(f"{self.path} holds what the next start goes on from.")
 
     def rate(self, epoch: float) -> float:
         """Learning rate after so many epochs."""
@@ -219,21 +246,28 @@ class Run:
         return learning_rate(epoch, entry["epochs"], entry["lr"], entry.get("min_lr"), entry.get("warmup_epochs") or 0)
 
     def backward(self, loss: Tensor, **options) -> None:
-        """Gradients of a loss, scaled where half precision needs it; autocast is for forward passes only."""
+        """Gradients of a loss, scaled where half precision needs it; autocast is for forward passes only.
+
+        With several processes they are the mean over all, so gradients must be zero or None before.
+        """
         with torch.autocast(self.fabric.device.type, enabled=False):
             self.fabric.backward(loss, **options)
+        self.ranks.average_gradients(options.get("inputs") or self.detector.parameters(), self.weight)
 
     @torch.no_grad()
     def evaluate(self, images: Images) -> dict[str, float]:
         """Mean of each loss term over images, in eval mode, unchanged and in order."""
-        seed_everything(self.seed, verbose=False)
+        seed_everything(self.seed + self.ranks.rank, verbose=False)
         self.detector.eval()
         totals: dict[str, Tensor] = {}
-        for batch in images.batches(self.batch_size):
-            x = self.fabric.to_device(torch.from_numpy(batch)).contiguous(memory_format=self.layout)
+        for numbers in split_batches(np.arange(len(images)), self.batch_size):
+            own = numbers[self.ranks.share(len(numbers))]
+            if len(own) == 0:
+                continue
+            x = self.fabric.to_device(torch.from_numpy(images[own])).contiguous(memory_format=self.layout)
             with self.fabric.autocast():
                 add(totals, self.detector.loss(x), len(x))
-        return {name: float(total) / len(images) for name, total in totals.items()}
+        return {name: float(total) / len(images) for name, total in self.ranks.total(totals).items()}
 
     def fit(self) -> None:
         """Learn without gradients, or nothing if the weights are given; the history gets one row."""
@@ -264,13 +298,22 @@ class Run:
             )
 
     def checkpoint(self, path: Path) -> None:
-        """Write all that the next start needs; the file is replaced at once, never half written."""
+        """Write all that the next start needs; the file is replaced at once, never half written.
+
+        All processes call this at the same step; one of them writes.
+        """
+        totals = self.ranks.total(self.totals)
+        if not self.ranks.writes or not all(total.isfinite() for total in totals.values()):
+            return  # what is broken is no state to go on from; the end of the epoch says so
         state = {
             "fingerprint": self.fingerprint,
             "model": self.detector.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "precision": self.fabric.strategy.precision.state_dict(),
             "rows": self.rows,
+            "position": self.position,
+            "totals": {name: value.cpu() for name, value in totals.items()},
+            "epoch_seconds": self.seconds_in_epoch(),
             "seconds": self.seconds(),
             "peak_memory_mb": self.peak_memory(),
             "starts": self.starts,
@@ -290,8 +333,16 @@ class Run:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.rows, self.seconds_before = state["rows"], state["seconds"]
         self.saved = len(self.rows)
+        self.position, self.epoch_seconds = state["position"], state["epoch_seconds"]
+        if self.ranks.writes:  # the sums are of all processes
+            self.totals = {name: self.fabric.to_device(value) for name, value in state["totals"].items()}
         self.peak_before, self.starts = state["peak_memory_mb"], state["starts"] + 1
-        print(f"{path}: training goes on after epoch {len(self.rows)}.", flush=True)
+        within = f", batch {self.position} of the next" if self.position else ""
+        print(f"{path}: training goes on after epoch {len(self.rows)}{within}.", flush=True)
+
+    def seconds_in_epoch(self) -> float:
+        """Time that the epoch which is going on has taken, over all starts."""
+        return self.epoch_seconds + time.monotonic() - self.epoch_began
 
     def seconds(self) -> float:
         """Wall time of all starts."""
@@ -315,6 +366,7 @@ class Run:
             "images_per_second": len(self.training) * epochs / seconds,
             "epochs": epochs,
             "parameters": self.trainable,
+            "processes": self.ranks.count,
             "starts": self.starts,
         }
 
@@ -341,45 +393,3 @@ def learning_rate(epoch: float, epochs: int, lr: float, min_lr: float | None = N
         return lr
     share = (epoch - warmup_epochs) / (epochs - warmup_epochs)
     return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * share)) / 2
-
-
-def accelerate(settings: dict) -> Fabric:
-    """Device and precision by the ``training`` section; ``auto`` takes the GPU where there is one.
-
-    Automatic precision is bf16-mixed on GPUs that compute in it natively (capability 8.0), 16-mixed on older
-    ones such as the V100, and 32-true on CPUs.
-
-    Raises:
-        ValueError: a GPU or a precision is asked for that is not there.
-    """
-    device, precision = settings.get("device", "auto"), settings.get("precision", "auto")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("training.device is cuda but this machine has no GPU that torch can use: set it to auto.")
-    if precision == "auto" and device == "cpu":
-        precision = "32-true"
-    elif precision == "auto":
-        precision = "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
-    if precision == "16-mixed" and device == "cpu":
-        raise ValueError("training.precision is 16-mixed, which needs a GPU: set it to auto.")
-    # Left to guess, Fabric would find Slurm, check its task counts and perhaps refuse the job.
-    return Fabric(accelerator=device, devices=1, precision=precision, plugins=[LightningEnvironment()])
-
-
-def fingerprint(settings: dict, seed: int, sets: list[SampleSet], files: list[Path | None], detector: Detector) -> str:
-    """Digest of all that decides what a run learns: only a checkpoint with the same one may be resumed.
-
-    Of the images a sample of the training rows stands for all; ``files`` are the weights that the run begins with.
-    """
-    digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode())
-    for samples in sets:
-        digest.update((samples.folder / "table.tsv").read_bytes())
-        rows = samples.rows("train")
-        images = samples.images[rows[:: len(rows) // FINGERPRINT_IMAGES + 1]]
-        digest.update(np.ascontiguousarray(images).tobytes())
-    for file in filter(None, files):
-        digest.update(Path(file).read_bytes())
-    for name, value in detector.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-    return digest.hexdigest()

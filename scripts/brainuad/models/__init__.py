@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from brainuad.models.detector import Detector
 
-__all__ = ["Detector", "available", "create", "load", "provenance", "save"]
+__all__ = ["Detector", "available", "begin_with", "create", "load", "provenance", "save"]
 
 PACKAGES = ("brainuad", "lightning-fabric", "monai", "numpy", "safetensors", "torch")
 
@@ -152,6 +153,32 @@ def rebuild(recipe: dict) -> Detector:
     """An untrained model of a recipe, its upstream first."""
     upstream = rebuild(recipe["upstream"]) if recipe["upstream"] else None
     return create(recipe["class"], recipe["size"], recipe["params"], upstream)
+
+
+def begin_with(detector: Detector, weights: Path) -> None:
+    """Give an untrained model the weights of a trained one of its class.
+
+    Raises:
+        ValueError: the weights are of another class, do not fit, or were trained upon another upstream.
+    """
+    trained = load(weights)
+    if type(trained) is not type(detector):
+        raise ValueError(
+            f"{weights} holds a {trained.recipe['class']}, not a {detector.recipe['class']}: correct the `weights` of "
+            "the model's entry."
+        )
+    own, values = detector.state_dict(), trained.state_dict()
+    upstream = [name for name in own if name.startswith("upstream.")]
+    if any(name not in values or not torch.equal(own[name], values[name]) for name in upstream):
+        raise ValueError(
+            f"{weights} was trained upon another model than the one that the entry `requires`: give that one the "
+            "`weights` it was trained upon, with `epochs: 0`."
+        )
+    try:
+        detector.load_state_dict(values)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{weights} does not fit the params of the model's entry: {reason}") from error
 
 
 def provenance(settings: dict, seed: int) -> dict:

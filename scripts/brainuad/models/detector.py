@@ -107,7 +107,8 @@ class Detector(nn.Module):
             backward: to be called in place of ``loss.backward()``: it scales the loss where half precision
                 needs that. It passes on ``inputs=`` and ``retain_graph=``, so a model with two objectives
                 writes ``backward(first, inputs=first_parameters, retain_graph=True)``, steps the first optimiser,
-                and then does the same for the second.
+                and then does the same for the second. The gradients it makes are averaged over all GPUs, so
+                ``zero_grad`` comes before each.
 
         Returns:
             Scalar terms to log; those of ``loss(x)`` are among them. The whole step runs under autocast, which

@@ -1,0 +1,329 @@
+"""Where a training runs: in this process, in one of its own that is started again as on a cluster, or as a Slurm job.
+
+A launcher other than ``inline`` submits one job for a run folder, waits for it through its requeues, and moves what it
+made to its place. At any time the job is found again, never submitted twice: one launcher at a time holds the lock of
+the folder; the job is on record there, as a file; should the record be missing, Slurm is asked for its name; and of two
+jobs of one name Slurm would run one after the other.
+
+In the folder ``submitit`` beside the weights lie the lock, the record (``job.json``), the job's own logs
+(``<job>_<process>_log.out``), and while it runs submitit's files and the job's results (``outputs``).
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from brainuad.fingerprint import fingerprint
+from brainuad.jobs import AGAIN, Local, Slurm, Task
+from brainuad.runtime import announce, tell
+from brainuad.slurm import ACTIVE, Unreachable
+
+__all__ = ["LaunchError", "launch"]
+
+OUTPUTS = ("model", "description", "history", "cost")
+POLL_SECONDS = 20  # between two looks at a job; the resource poll_seconds changes it
+PATIENCE = 3, 15  # looks, seconds at least, until an end without a result is believed: a requeue passes through one
+LOCK_SECONDS = 15  # the launcher of a killed Snakemake ends within a second or two
+LARGEST_LOSSES = 3  # starts after a node failed or the process was killed; more than that is no accident
+LARGEST_RAISES = 2  # doublings of the memory: four times the first guess is a wrong guess
+LINES = 30  # of a job's log to show
+
+
+class LaunchError(SystemExit):
+    """A training that will not be started or finished; uncaught, its sentence is all that the user is shown."""
+
+
+def launch(arguments: dict, resources: dict) -> None:
+    """Train one model by the launcher that the resources name.
+
+    Args:
+        arguments: of ``training.train``.
+        resources: ``launcher`` (``inline``, ``local`` or ``slurm``), ``nodes``, ``tasks_per_node`` (processes, one a
+            GPU), ``runtime`` (minutes), and for Slurm what ``slurm.request`` takes.
+
+    Raises:
+        LaunchError: the training failed, was cancelled, or must not be started.
+    """
+    if resources["launcher"] == "inline":
+        from brainuad.training import train  # seconds and hundreds of megabytes, which a waiting launcher spares
+
+        train(**arguments)
+        return
+    folder = Path(arguments["model"]).parent / "submitit"
+    folder.mkdir(parents=True, exist_ok=True)
+    cluster = {"local": Local, "slurm": Slurm}[resources["launcher"]](folder, resources)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with locked(folder / "lock"):
+            Launch(folder, arguments, resources, cluster).run()
+    except LaunchError as error:
+        tell(str(error).splitlines()[0])  # all of it goes to the log
+        raise
+
+
+@dataclasses.dataclass
+class Record:
+    """The job of a run folder, as ``job.json`` keeps it.
+
+    Attributes:
+        job_id: of the cluster.
+        fingerprint: of the training that it was submitted for.
+        memory_mb: that it may use.
+        losses: jobs before it that ended by no fault of their own.
+        raises: jobs before it that ran out of memory.
+        checkpoint: time of the checkpoint when it was submitted, ns; 0 without one.
+    """
+
+    job_id: str
+    fingerprint: str
+    memory_mb: int
+    losses: int = 0
+    raises: int = 0
+    checkpoint: int = 0
+
+
+class Launch:
+    """One training from its submission, or from finding it again, to its outputs."""
+
+    def __init__(self, folder: Path, arguments: dict, resources: dict, cluster: Local | Slurm):
+        self.folder, self.arguments, self.cluster = folder, arguments, cluster
+        run = folder.parent
+        self.checkpoint = run / "checkpoint.pt"
+        self.staged = {name: folder / "outputs" / Path(arguments[name]).name for name in OUTPUTS}
+        path = hashlib.sha1(str(run.absolute()).encode()).hexdigest()[:12]
+        self.name = f"train-{run.parent.name}-{run.name}-{path}"
+        begin = [arguments.get(name) for name in ("upstream", "weights")]
+        self.fingerprint = fingerprint(*(arguments[name] for name in ("settings", "seed", "samples")), begin)
+        self.memory_mb = int(resources.get("mem_mb", 0))
+        self.poll = resources.get("poll_seconds", POLL_SECONDS)
+
+    def run(self) -> None:
+        """Have the training done, whatever has been done of it already."""
+        record = self.find() or self.submit()
+        try:
+            while True:
+                ended = self.wait(record)
+                if ended is None:
+                    break
+                record = self.submit_again(record, ended)
+        except KeyboardInterrupt:
+            raise LaunchError(self.cluster.leave(record.job_id)) from None
+        self.collect(record)
+
+    def find(self) -> Record | None:
+        """The job that is at work on this training, or has finished it while nobody looked.
+
+        Raises:
+            LaunchError: Slurm does not answer, or a job for other settings is at work in this folder.
+        """
+        record = self.read_record()
+        try:
+            queued = self.cluster.find(self.name)
+            if record is not None and not self.cluster.is_active(record.job_id):
+                if queued is None and record.fingerprint == self.fingerprint and self.result(record.job_id) == "":
+                    announce(f"{self.cluster.title} {record.job_id} has finished {self.folder.parent} meanwhile.")
+                    return record
+                record = None
+        except Unreachable as error:
+            raise LaunchError(
+                f"{self.folder.parent}: {error}, and a job may be in the queue already, so none is submitted: run "
+                "Snakemake again when Slurm answers."
+            ) from None
+        if record is None and queued is not None:  # killed between the submission and its record
+            record = Record(queued.job_id, queued.comment, self.memory_mb, checkpoint=self.saved())
+        if record is None:
+            return None
+        if record.fingerprint != self.fingerprint:
+            raise LaunchError(
+                f"{self.folder.parent}: {self.cluster.title} {record.job_id} still trains this model with other "
+                f"settings or samples: wait for it, or end it by `scancel {record.job_id}` and run Snakemake again."
+            )
+        self.write_record(record)
+        announce(f"{self.cluster.title} {record.job_id} trains {self.folder.parent} already: found again.")
+        return record
+
+    def submit(self, losses: int = 0, raises: int = 0) -> Record:
+        """Hand a new job to the cluster and put it on record."""
+        outputs = {name: path.absolute() for name, path in self.staged.items()}
+        shutil.rmtree(self.folder / "outputs", ignore_errors=True)
+        (self.folder / "outputs").mkdir()
+        given = {name: self.arguments.get(name) for name in ("upstream", "weights", "trunk")}
+        task = Task(
+            {
+                **self.arguments,
+                **outputs,
+                "samples": [Path(path).absolute() for path in self.arguments["samples"]],
+                **{name: Path(path).absolute() if path else None for name, path in given.items()},
+                "checkpoint": self.checkpoint.absolute(),
+            }
+        )
+        memory_mb = self.memory_mb * 2**raises
+        try:
+            job_id = self.cluster.submit(task, self.name, self.fingerprint, memory_mb)
+        except RuntimeError as error:
+            raise LaunchError(
+                f"{self.folder.parent}: no job could be submitted; correct the resources of the rule train in the "
+                f"profile. {str(error).strip()}"
+            ) from None
+        record = Record(job_id, self.fingerprint, memory_mb, losses, raises, self.saved())
+        self.write_record(record)
+        announce(f"{self.cluster.title} {job_id} trains {self.folder.parent}; log: {self.log(job_id)}")
+        return record
+
+    def submit_again(self, record: Record, ended: str) -> Record:
+        """A new job in place of one that ended without a result.
+
+        Args:
+            record: of the old one.
+            ended: its last state; empty when the cluster has forgotten it.
+
+        Raises:
+            LaunchError: it would end the same way, or was ended on purpose.
+        """
+        if ended == "CANCELLED":
+            raise LaunchError(self.complaint(record, "was cancelled: run Snakemake again to go on from its checkpoint"))
+        if ended == "OUT_OF_MEMORY":
+            if record.raises == LARGEST_RAISES:
+                raise LaunchError(
+                    self.complaint(record, f"had too little memory with {record.memory_mb} MB: raise mem_mb")
+                )
+            announce(f"{self.cluster.title} {record.job_id} needs more than {record.memory_mb} MB: it gets twice that.")
+            return self.submit(record.losses, record.raises + 1)
+        if ended in ("TIMEOUT", "DEADLINE"):
+            if self.saved() == record.checkpoint:
+                raise LaunchError(self.complaint(record, "reached its time limit without a checkpoint: raise runtime"))
+            announce(
+                f"{self.cluster.title} {record.job_id} reached its time limit: the next goes on from its checkpoint."
+            )
+            return self.submit(record.losses, record.raises)
+        if record.losses == LARGEST_LOSSES:
+            often = f"ended as {ended or 'unknown to the cluster'} without a result, as did {record.losses} before it"
+            raise LaunchError(self.complaint(record, often))
+        announce(f"{self.cluster.title} {record.job_id} was lost ({ended or 'unknown'}): another takes its place.")
+        return self.submit(record.losses + 1, record.raises)
+
+    def wait(self, record: Record) -> str | None:
+        """Wait for the end of a job through its requeues.
+
+        Returns:
+            None when it has finished the training, else the state that it ended in without a result.
+
+        Raises:
+            LaunchError: the training failed by an exception of its own, whose traceback it shows.
+        """
+        last, since = None, None
+        while (failure := self.result(record.job_id)) is None:
+            state = self.look(record.job_id)
+            if state != last:
+                why = self.cluster.reason(record.job_id) if state == "PENDING" else ""
+                clock = time.strftime("%H:%M:%S")
+                print(f"{clock} {self.cluster.title} {record.job_id}: {state or 'unknown'} {why}".rstrip(), flush=True)
+            last = state
+            if state in ACTIVE or state == "no answer":
+                since = None
+            else:
+                since = since or time.monotonic()
+                looks, least = PATIENCE
+                if time.monotonic() - since >= self.cluster.patience * max(least, looks * self.poll):
+                    return state
+            time.sleep(self.poll)
+        if failure == AGAIN:
+            return "TIMEOUT"
+        if failure:
+            self.cluster.cancel(record.job_id)  # other processes of the job may wait for the one that failed
+            raise LaunchError(self.complaint(record, "failed", failure))
+        return None
+
+    def look(self, job_id: str) -> str:
+        """State of a job; ``no answer`` is none."""
+        try:
+            return self.cluster.state(job_id)
+        except Unreachable as error:
+            print(f"{time.strftime('%H:%M:%S')} {error}: the job is left alone and asked for again.", flush=True)
+            return "no answer"
+
+    def result(self, job_id: str) -> str | None:
+        """What a job has left: None for nothing yet, an empty text for success, ``AGAIN``, else the first traceback."""
+        os.utime(self.folder)  # on network file systems this makes the listing new
+        results = sorted(self.folder.glob(f"{job_id}_*_result.pkl"), key=lambda path: path.stat().st_mtime_ns)
+        for path in results:
+            outcome, value = pickle.loads(path.read_bytes())
+            if outcome != "success" or value is not None:
+                return value
+        return "" if self.folder / f"{job_id}_0_result.pkl" in results else None
+
+    def collect(self, record: Record) -> None:
+        """Move the outputs to their places, each at once, and clear up behind them."""
+        for name, source in self.staged.items():
+            target = Path(self.arguments[name])
+            shutil.copyfile(source, target.with_name(target.name + ".new"))
+            os.replace(target.with_name(target.name + ".new"), target)
+        (self.folder / "job.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "outputs")
+        for path in (*self.folder.glob("*.pkl"), *self.folder.glob("*.sh")):
+            path.unlink(missing_ok=True)
+        announce(f"{self.cluster.title} {record.job_id} has trained {self.folder.parent}.")
+
+    def complaint(self, record: Record, what: str, details: str = "") -> str:
+        """A sentence about a job, with its traceback or the end of its log, and the path of that."""
+        log = self.log(record.job_id)
+        if not details:
+            lines = log.read_text(errors="replace").splitlines()[-LINES:] if log.exists() else []
+            details = "\n".join(["Last lines of its log:", *lines] if lines else ["It wrote no log."])
+        return f"{self.cluster.title} {record.job_id} of {self.folder.parent} {what}; log: {log}\n{details}"
+
+    def log(self, job_id: str) -> Path:
+        """Where the first process of a job prints to."""
+        return self.folder / f"{job_id}_0_log.out"
+
+    def saved(self) -> int:
+        """Time of the checkpoint, ns; 0 when there is none."""
+        return self.checkpoint.stat().st_mtime_ns if self.checkpoint.exists() else 0
+
+    def read_record(self) -> Record | None:
+        """The job on record, if there is one that this kind of launcher started."""
+        path = self.folder / "job.json"
+        if not path.exists():
+            return None
+        content = json.loads(path.read_text())
+        return Record(**content["record"]) if content["cluster"] == self.cluster.title else None
+
+    def write_record(self, record: Record) -> None:
+        """Replace the record at once."""
+        content = {"cluster": self.cluster.title, "name": self.name, "record": dataclasses.asdict(record)}
+        temporary = self.folder / "job.json.new"
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, self.folder / "job.json")
+
+
+@contextlib.contextmanager
+def locked(path: Path, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+    """Hold the lock of a run folder.
+
+    Raises:
+        LaunchError: another launcher holds it.
+    """
+    with path.open("w") as file:
+        for _ in range(LOCK_SECONDS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                sleep(1)
+            except OSError:  # a file system without locks; the record and the name of the job still protect
+                print(f"{path} cannot be locked on this file system: start no second Snakemake here.", flush=True)
+                break
+        else:
+            raise LaunchError(
+                f"{path.parent.parent}: another Snakemake waits for this training: let it, or end it first."
+            )
+        yield

@@ -1,0 +1,154 @@
+"""What is asked of Slurm, and how its answers are read. No answer is never taken for one."""
+
+import contextlib
+import shlex
+import shutil
+import subprocess
+from typing import NamedTuple
+
+__all__ = ["ACTIVE", "Queued", "Unreachable", "find", "reason", "request", "signal_seconds", "state"]
+
+# What squeue says of a job that runs, will run, or is on its way from one to the other.
+ACTIVE = {
+    "COMPLETING",
+    "CONFIGURING",
+    "PENDING",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "RESIZING",
+    "RUNNING",
+    "RESV_DEL_HOLD",
+    "SIGNALING",
+    "SPECIAL_EXIT",
+    "STAGE_OUT",
+    "STOPPED",
+    "SUSPENDED",
+}
+PATIENCE = 120  # seconds for one answer of a busy controller
+
+
+class Unreachable(RuntimeError):
+    """Slurm did not answer, which says nothing about any job."""
+
+
+class Queued(NamedTuple):
+    """A job of ours in the queue, with the comment it was submitted with."""
+
+    job_id: str
+    comment: str
+
+
+def ask(*command: str) -> subprocess.CompletedProcess:
+    """Run one of Slurm's commands.
+
+    Raises:
+        Unreachable: it is not there, or took too long.
+    """
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unreachable(f"{command[0]} gave no answer ({error})") from None
+
+
+def state(job_id: str) -> str:
+    """State of a job in Slurm's capitals, or an empty text when Slurm answers that it does not know it any more.
+
+    squeue is asked first, which needs no accounting and remembers a job for some minutes after its end, then sacct.
+
+    Raises:
+        Unreachable: neither gave an answer.
+    """
+    queue = ask("squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T")
+    if queue.returncode == 0 and queue.stdout.strip():
+        return queue.stdout.split()[0]
+    if queue.returncode and "Invalid job id" not in queue.stderr:
+        raise Unreachable(f"squeue failed: {queue.stderr.strip()}")
+    if shutil.which("sacct"):
+        account = ask("sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={job_id}", "--format=State")
+        if account.returncode == 0 and account.stdout.strip():
+            return account.stdout.splitlines()[-1].split()[0]  # "CANCELLED by 1000"
+        if account.returncode and "disabled" not in account.stderr:
+            raise Unreachable(f"sacct failed: {account.stderr.strip()}")
+    return ""
+
+
+def reason(job_id: str) -> str:
+    """Why a job waits, in Slurm's words; empty when it does not, or there is no answer."""
+    with contextlib.suppress(Unreachable):
+        queue = ask("squeue", "--noheader", "--states=PENDING", f"--jobs={job_id}", "--format=%r")
+        return queue.stdout.strip().replace("None", "") if queue.returncode == 0 else ""
+    return ""
+
+
+def find(name: str) -> Queued | None:
+    """The youngest job of this user and name that has not ended.
+
+    Raises:
+        Unreachable: squeue gave no answer.
+    """
+    queue = ask("squeue", "--noheader", "--me", f"--name={name}", "--format=%A|%k")
+    if queue.returncode:
+        raise Unreachable(f"squeue failed: {queue.stderr.strip()}")
+    jobs = [Queued(*line.strip().split("|", 1)) for line in queue.stdout.splitlines() if line.strip()]
+    return max(jobs, key=lambda job: int(job.job_id), default=None)
+
+
+def request(resources: dict, memory_mb: int) -> dict:
+    """What to ask of Slurm for a training, as submitit's ``SlurmExecutor`` takes it.
+
+    Args:
+        resources: of the rule and the profile. ``runtime`` (minutes), ``cpus_per_task``, ``tasks_per_node``, ``nodes``
+            and ``gpu`` say what is needed; ``slurm_partition``, ``slurm_account``, ``qos``, ``constraint``,
+            ``gpu_model``, ``gres`` and ``slurm_extra`` (any other options of sbatch) where the cluster has it. A
+            training without a GPU goes to ``cpu_partition`` if that is given, and asks for no kind of GPU.
+        memory_mb: MiB on each node.
+    """
+    tasks, processors = int(resources.get("tasks_per_node", 1)), int(resources.get("cpus_per_task", 1))
+    minutes = int(resources["runtime"])
+    wanted = {
+        "partition": resources.get("slurm_partition"),
+        "account": resources.get("slurm_account"),
+        "qos": resources.get("qos"),
+        "constraint": resources.get("constraint"),
+    }
+    if not int(resources.get("gpu", 0)):
+        wanted |= {"partition": resources.get("cpu_partition") or wanted["partition"], "constraint": None}
+    elif resources.get("gres"):
+        wanted["gres"] = resources["gres"]
+    else:
+        model = resources.get("gpu_model")
+        wanted["gpus_per_node"] = f"{model}:{tasks}" if model else tasks
+    return {
+        **{name: value for name, value in wanted.items() if value},
+        "time": minutes,
+        "signal_delay_s": signal_seconds(60 * minutes),
+        "nodes": int(resources.get("nodes", 1)),
+        "ntasks_per_node": tasks,
+        "cpus_per_task": processors,
+        "mem": f"{memory_mb}M",
+        # srun does not take the number of processors over from sbatch since Slurm 22.05. One process that fails
+        # must not leave the others waiting for it.
+        "srun_args": [f"--cpus-per-task={processors}", "--kill-on-bad-exit=1"],
+        "additional_parameters": {"requeue": True, **options(str(resources.get("slurm_extra") or ""))},
+    }
+
+
+def signal_seconds(seconds: float) -> int:
+    """How long before the end of a job of this length it is told to save: two minutes, of short jobs a quarter.
+
+    Slurm itself may be a minute early.
+    """
+    return max(1, int(min(120, seconds / 4)))
+
+
+def options(text: str) -> dict[str, str | bool]:
+    """The options in a text such as ``--exclude=n1 --exclusive``, by name; a flag is True."""
+    found, name = {}, None
+    for word in shlex.split(text):
+        if word.startswith("-"):
+            name, equals, value = word.lstrip("-").partition("=")
+            found[name] = value if equals else True
+        elif name:
+            found[name], name = word, None
+    return found

@@ -1,0 +1,506 @@
+"""Where trainings run: processes of this machine for real, Slurm by stand-ins for its commands."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pickle
+import stat
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from brainuad import jobs, launching, slurm
+from brainuad.configuration import ConfigurationError, choose_launcher
+from brainuad.fingerprint import fingerprint
+from brainuad.launching import LaunchError, launch
+from brainuad.models import class_of, load
+
+OUTPUTS = {"model": "model.safetensors", "description": "model.json", "history": "history.tsv", "cost": "cost.json"}
+
+
+def entry(**changes):
+    training = {"device": "cpu", "precision": "auto", "checkpoint_every": 1000, "validate_every": 1000}
+    common = {"class": "vqvae.VQVAE", "params": class_of("vqvae.VQVAE").tiny, "batch_size": 2, "epochs": 2, "lr": 1e-3}
+    return {**common, "training": training, **changes}
+
+
+@pytest.fixture
+def cohort(make_sample_set):
+    return make_sample_set()
+
+
+def arguments(folder, cohort, **settings):
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {key: folder / name for key, name in OUTPUTS.items()}
+    return {**paths, "samples": [cohort], "upstream": None, "settings": entry(**settings), "seed": 1}
+
+
+def local(**changes):
+    return {"launcher": "local", "runtime": 60, "poll_seconds": 0.2, **changes}
+
+
+def weights(folder):
+    return load(folder / "model.safetensors").state_dict()
+
+
+class LongTask(jobs.Task):
+    """A training that in its first two starts does not get beyond the third batch of an epoch before its time is up."""
+
+    def __call__(self):
+        from brainuad.training import Run
+
+        answer = Run.answer
+
+        def linger(run):
+            while run.starts < 3 and run.position == 3 and not run.interruption.stop:
+                time.sleep(0.1)
+            answer(run)
+
+        Run.answer = linger
+        return super().__call__()
+
+
+def test_a_training_that_outlives_its_time_twice_ends_with_the_same_weights(tmp_path, cohort, monkeypatch, capsys):
+    monkeypatch.setattr(launching, "Task", LongTask)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    launch(arguments(tmp_path / "run", cohort), local(runtime=20 / 60))
+    log = next((tmp_path / "run/submitit").glob("*_0_log.out")).read_text()
+    assert json.loads((tmp_path / "run/cost.json").read_text())["starts"] == 3, log
+    assert log.count("saved on request") == 2
+    assert "has trained" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([*OUTPUTS.values(), "submitit"])
+    assert {path.suffix for path in (tmp_path / "run/submitit").iterdir()} == {"", ".out"}  # the lock and the log
+    launch(arguments(tmp_path / "whole", cohort), {"launcher": "inline"})
+    whole, run = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(whole[name].equal(run[name]) for name in whole)
+
+
+def test_an_exception_is_shown_and_not_tried_again(tmp_path, cohort):
+    settings = {"class": "vqvae.VQVAE", "params": {"channels": [4, 4, 4, 4, 4, 4]}}
+    with pytest.raises(LaunchError) as error:
+        launch(arguments(tmp_path / "run", cohort, **settings), local())
+    message = str(error.value)
+    assert "Traceback" in message
+    assert "ValueError: A VQ-VAE of 6 levels needs images with sides divisible by 64" in message
+    logs = list((tmp_path / "run/submitit").glob("*_0_log.out"))
+    assert len(logs) == 1
+    assert str(logs[0]) in message
+
+
+def test_a_killed_training_is_started_again_but_not_for_ever(tmp_path, cohort, monkeypatch, capsys):
+    monkeypatch.setattr(launching, "LARGEST_LOSSES", 1)
+    done = threading.Event()
+
+    def kill():
+        while not done.wait(0.2):
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "submitit.core._submit" in process.cmdline():
+                        process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(LaunchError, match="ended as FAILED without a result, as did 1 before it"):
+            launch(arguments(tmp_path / "run", cohort), local())
+    finally:
+        done.set()
+        killer.join()
+    assert capsys.readouterr().out.count("was lost (FAILED)") == 1
+
+
+def test_two_processes_train_through_submitit(tmp_path, cohort):
+    launch(arguments(tmp_path / "run", cohort), local(tasks_per_node=2))
+    assert json.loads((tmp_path / "run/cost.json").read_text())["processes"] == 2
+    launch(arguments(tmp_path / "alone", cohort), {"launcher": "inline"})
+    columns = ["loss", "validation_loss"]
+    shared, alone = (pd.read_csv(tmp_path / name / "history.tsv", sep="\t")[columns] for name in ("run", "alone"))
+    np.testing.assert_allclose(shared, alone, rtol=1e-5)
+
+
+# A stand-in for Slurm: jobs are lines `id|name|comment|state` of the file `queue`; a job that is submitted does at once
+# what the next word of the file `plan` says.
+COMMAND = """#!{python}
+import json, pickle, re, sys
+from pathlib import Path
+root, command = Path("{root}"), Path(sys.argv[0]).name
+with (root / "calls").open("a") as file:
+    print(command, *sys.argv[1:], file=file)
+if (root / "down").exists():
+    sys.exit("slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+queue = root / "queue"
+jobs = [line.split("|") for line in queue.read_text().splitlines()]
+options = dict(word.lstrip("-").partition("=")[::2] for word in sys.argv[1:] if word.startswith("--"))
+if command == "squeue" and "jobs" in options:
+    found = [job for job in jobs if job[0] == options["jobs"]]
+    print(*(job[3] for job in found)) if found else sys.exit("slurm_load_jobs error: Invalid job id specified")
+elif command == "squeue":
+    found = [job for job in jobs if job[1] == options["name"] and job[3] in ("PENDING", "RUNNING")]
+    print(*(f"{{job[0]}}|{{job[2]}}" for job in found), sep="\\n")
+elif command == "scancel":
+    queue.write_text("\\n".join("|".join([*job[:3], "CANCELLED"] if job[0] == sys.argv[1] else job) for job in jobs))
+elif command == "sbatch":
+    script = Path(sys.argv[1]).read_text()
+    (root / "script").write_text(script)
+    wanted = dict(re.findall(r"#SBATCH --([a-z-]+)=(.*)", script))
+    number, (outcome, *rest) = str(len(jobs) + 1), (root / "plan").read_text().split()
+    (root / "plan").write_text(" ".join(rest))
+    folder = Path(wanted["output"]).parent
+    state = outcome
+    if outcome in ("done", "again", "error"):
+        result = ("error", "Traceback: of the job") if outcome == "error" else ("success", None)
+        result = ("success", "again") if outcome == "again" else result
+        (folder / f"{{number}}_0_result.pkl").write_bytes(pickle.dumps(result))
+        for name in {names} if outcome == "done" else []:
+            (folder / "outputs" / name).write_text(f"made by {{number}}")
+        state = "COMPLETED"
+    with queue.open("a") as file:
+        print(number, wanted["job-name"], wanted["comment"], state, sep="|", file=file)
+    print(f"Submitted batch job {{number}}")
+"""
+
+
+class Cluster:
+    """The stand-in, and what was asked of it."""
+
+    def __init__(self, root):
+        self.root = root
+        (root / "bin").mkdir(parents=True)
+        (root / "queue").touch()
+        for name in ("sbatch", "squeue", "scancel", "srun"):
+            path = root / "bin" / name
+            path.write_text(COMMAND.format(python=sys.executable, root=root, names=list(OUTPUTS.values())))
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        self.sacct("echo 'Slurm accounting storage is disabled' >&2; exit 1")
+
+    def sacct(self, script):
+        path = self.root / "bin/sacct"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def plan(self, *outcomes):
+        (self.root / "plan").write_text(" ".join(outcomes))
+
+    def calls(self, command):
+        path = self.root / "calls"
+        return sum(line.split()[0] == command for line in path.read_text().splitlines()) if path.exists() else 0
+
+    def put(self, number, state, name="other", comment=""):
+        with (self.root / "queue").open("a") as file:
+            print(number, name, comment, state, sep="|", file=file)
+
+    def set_state(self, number, state):
+        lines = [line.split("|") for line in (self.root / "queue").read_text().splitlines()]
+        text = "\n".join("|".join([*line[:3], state] if line[0] == number else line) for line in lines)
+        (self.root / "queue").write_text(text + "\n")
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    made = Cluster(tmp_path / "cluster")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'cluster/bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(launching, "PATIENCE", (1, 0.2))
+    monkeypatch.setattr(launching, "LOCK_SECONDS", 1)
+    return made
+
+
+RESOURCES = {
+    "launcher": "slurm",
+    "runtime": 600,
+    "mem_mb": 16000,
+    "cpus_per_task": 8,
+    "tasks_per_node": 1,
+    "nodes": 1,
+    "gpu": 1,
+    "poll_seconds": 0.1,
+    "slurm_partition": "gpu",
+    "cpu_partition": "cpu",
+    "slurm_account": "project",
+    "gpu_model": "v100",
+    "constraint": "nvlink",
+    "slurm_extra": "--exclude=n1,n2 --exclusive",
+}
+
+
+@pytest.fixture
+def start(tmp_path, cohort):
+    """Launch a training on the stand-in."""
+
+    def launch_there(**changes):
+        launch(arguments(tmp_path / "train/vqvae/1", cohort, **changes), RESOURCES)
+        return (tmp_path / "train/vqvae/1/model.safetensors").read_text()
+
+    return launch_there
+
+
+def record(tmp_path):
+    return tmp_path / "train/vqvae/1/submitit/job.json"
+
+
+def test_a_job_is_submitted_and_its_outputs_fetched(tmp_path, cluster, start):
+    cluster.plan("done")
+    assert start() == "made by 1"
+    script = (cluster.root / "script").read_text()
+    for option in (
+        "--partition=gpu",
+        "--account=project",
+        "--gpus-per-node=v100:1",
+        "--constraint=nvlink",
+        "--exclude=n1,n2",
+        "--exclusive",
+        "--requeue",
+        "--dependency=singleton",
+        "--mem=16000M",
+        "--time=600",
+        "--cpus-per-task=8",
+        "--signal=USR2@120",
+    ):
+        assert f"#SBATCH {option}\n" in script
+    assert sys.executable in script
+    assert f"PYTHONPATH={jobs.LIBRARY}" in script
+    assert not record(tmp_path).exists()
+    assert {path.name for path in record(tmp_path).parent.iterdir()} == {"lock"}
+
+
+def test_a_training_without_gpus_goes_to_the_processors():
+    asked = slurm.request({**RESOURCES, "gpu": 0, "gres": "gpu:v100:1"}, 16000)
+    assert asked["partition"] == "cpu"
+    assert not {"constraint", "gpus_per_node", "gres"} & set(asked)
+    assert slurm.request({**RESOURCES, "gpu": 0, "cpu_partition": None}, 16000)["partition"] == "gpu"
+
+
+def test_a_killed_launcher_finds_its_job_again(tmp_path, cluster, start, capsys):
+    cluster.plan("RUNNING")
+    interrupt_when(lambda: cluster.calls("squeue") > 2)
+    with pytest.raises(LaunchError, match="Slurm job 1 goes on: run Snakemake again"):
+        start()
+    assert cluster.calls("scancel") == 0
+    assert json.loads(record(tmp_path).read_text())["record"]["job_id"] == "1"
+    finish(tmp_path, cluster, "1", looks=3)
+    assert start() == "by hand"
+    assert "found again" in capsys.readouterr().out
+    assert cluster.calls("sbatch") == 1
+
+
+def interrupt_when(happened):
+    """Press Ctrl-C as soon as something has happened."""
+
+    def press():
+        while not happened():
+            time.sleep(0.05)
+        os.kill(os.getpid(), 2)
+
+    threading.Thread(target=press).start()
+
+
+def finish(tmp_path, cluster, number, looks=0):
+    """Let a job end well after so many more questions about it."""
+    looks += cluster.calls("squeue")
+
+    def end():
+        while cluster.calls("squeue") < looks:
+            time.sleep(0.05)
+        folder = tmp_path / "train/vqvae/1/submitit"
+        for name in OUTPUTS.values():
+            (folder / "outputs" / name).write_text("by hand")
+        (folder / f"{number}_0_result.pkl").write_bytes(pickle.dumps(("success", None)))
+        cluster.set_state(number, "COMPLETED")
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def left(tmp_path, cluster, start):
+    """A launcher was killed while its job 1 ran."""
+    cluster.plan("RUNNING")
+    interrupt_when(lambda: cluster.calls("squeue") > 2)
+    with pytest.raises(LaunchError):
+        start()
+
+
+def test_a_job_without_a_record_is_found_by_its_name(tmp_path, cluster, start, left):
+    record(tmp_path).unlink()
+    finish(tmp_path, cluster, "1", looks=3)
+    assert start() == "by hand"
+    assert cluster.calls("sbatch") == 1
+
+
+def test_a_result_that_came_while_nobody_looked_is_taken(tmp_path, cluster, start, left):
+    finish(tmp_path, cluster, "1").join()
+    assert start() == "by hand"
+    assert cluster.calls("sbatch") == 1
+
+
+def test_a_result_of_other_settings_is_not_taken(tmp_path, cluster, start, left):
+    finish(tmp_path, cluster, "1").join()
+    cluster.plan("done")
+    assert start(lr=2e-3) == "made by 2"
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_job_for_other_settings_is_refused_while_it_runs(tmp_path, cluster, start, left, recorded):
+    if not recorded:
+        record(tmp_path).unlink()
+    with pytest.raises(LaunchError, match=r"Slurm job 1 still trains this model with other settings.*scancel 1"):
+        start(lr=2e-3)
+    assert cluster.calls("sbatch") == 1
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_nothing_is_submitted_while_slurm_is_silent(tmp_path, cluster, start, left, recorded):
+    if not recorded:
+        record(tmp_path).unlink()
+    (cluster.root / "down").touch()
+    with pytest.raises(LaunchError, match="Unable to contact slurm controller"):
+        start()
+    assert cluster.calls("sbatch") == 1
+
+
+def test_a_silent_slurm_ends_no_wait(tmp_path, cluster, start, capsys):
+    cluster.plan("RUNNING")
+
+    def fail_and_recover():
+        while cluster.calls("squeue") < 3:
+            time.sleep(0.05)
+        (cluster.root / "down").touch()
+        time.sleep(1)
+        (cluster.root / "down").unlink()
+        finish(tmp_path, cluster, "1")
+
+    threading.Thread(target=fail_and_recover).start()
+    assert start() == "by hand"
+    assert "the job is left alone" in capsys.readouterr().out
+    assert cluster.calls("sbatch") == 1
+
+
+def test_a_cancelled_job_stays_cancelled(tmp_path, cluster, start):
+    cluster.plan("CANCELLED", "done")
+    with pytest.raises(LaunchError, match=r"Slurm job 1 .* was cancelled: run Snakemake again"):
+        start()
+    assert cluster.calls("sbatch") == 1
+    assert start() == "made by 2"  # the user ran Snakemake again
+
+
+@pytest.mark.parametrize("state", ["NODE_FAIL", "BOOT_FAIL", "FAILED", "PREEMPTED"])
+def test_a_lost_job_is_replaced_three_times(cluster, start, state):
+    cluster.plan(*[state] * 3, "done")
+    assert start() == "made by 4"
+    cluster.plan(*[state] * 9)
+    with pytest.raises(LaunchError, match=f"ended as {state} without a result, as did 3 before it"):
+        start()
+    assert cluster.calls("sbatch") == 8
+
+
+def test_a_job_without_memory_gets_more_twice(cluster, start, capsys):
+    cluster.plan("OUT_OF_MEMORY", "OUT_OF_MEMORY", "done")
+    assert start() == "made by 3"
+    assert "#SBATCH --mem=64000M\n" in (cluster.root / "script").read_text()
+    cluster.plan(*["OUT_OF_MEMORY"] * 3)
+    with pytest.raises(LaunchError, match="too little memory with 64000 MB: raise mem_mb"):
+        start()
+    assert cluster.calls("sbatch") == 6
+
+
+@pytest.mark.parametrize("outcome", ["TIMEOUT", "again"])
+def test_a_job_out_of_time_is_replaced_if_it_got_further(tmp_path, cluster, start, outcome):
+    cluster.plan(outcome)
+    with pytest.raises(LaunchError, match="reached its time limit without a checkpoint: raise runtime"):
+        start()
+    cluster.plan("RUNNING", *["done"])
+    checkpoint = tmp_path / "train/vqvae/1/checkpoint.pt"
+
+    def get_further():
+        while cluster.calls("sbatch") < 2 or cluster.calls("squeue") < 5:
+            time.sleep(0.05)
+        checkpoint.touch()
+        cluster.set_state("2", "TIMEOUT")
+
+    threading.Thread(target=get_further).start()
+    assert start() == "made by 3"
+
+
+def test_an_exception_of_the_job_is_shown_and_the_job_not_replaced(cluster, start):
+    cluster.plan("error", "done")
+    with pytest.raises(LaunchError, match=r"Slurm job 1 .* failed; log: .*/1_0_log\.out\nTraceback: of the job"):
+        start()
+    assert cluster.calls("sbatch") == 1
+    assert start() == "made by 2"
+
+
+def test_one_launcher_at_a_time(tmp_path, cluster, start):
+    folder = tmp_path / "train/vqvae/1/submitit"
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(LaunchError, match="another Snakemake waits for this training"):
+            start()
+    assert cluster.calls("sbatch") == 0
+
+
+def test_a_forgotten_job_is_looked_up_in_the_accounts(cluster):
+    assert slurm.state("7") == ""
+    cluster.sacct("echo 'CANCELLED by 1000'")
+    assert slurm.state("7") == "CANCELLED"
+    cluster.sacct("echo 'connection refused' >&2; exit 1")
+    with pytest.raises(slurm.Unreachable, match="connection refused"):
+        slurm.state("7")
+
+
+def test_several_gpus_and_nodes_are_requested():
+    asked = slurm.request({**RESOURCES, "tasks_per_node": 4, "nodes": 2, "gpu": 8}, 16000)
+    assert (asked["nodes"], asked["ntasks_per_node"], asked["gpus_per_node"]) == (2, 4, "v100:4")
+    asked = slurm.request({**RESOURCES, "gres": "gpu:a100:1"}, 16000)
+    assert asked["gres"] == "gpu:a100:1"
+    assert "gpus_per_node" not in asked
+    asked = slurm.request({"runtime": 2}, 4096)
+    assert asked["signal_delay_s"] == 30
+    assert asked["mem"] == "4096M"
+    assert not {"partition", "account", "qos", "constraint", "gpus_per_node"} & set(asked)
+
+
+def test_the_job_that_snakemake_is_in_is_hidden_but_not_where_slurm_is(monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_CONF", "SBATCH_ACCOUNT", "RANK"):
+        monkeypatch.setenv(name, "x")
+    with jobs.outside_of_jobs():
+        assert "SLURM_JOB_ID" not in os.environ
+        assert "RANK" not in os.environ
+        assert os.environ["SLURM_CONF"] == os.environ["SBATCH_ACCOUNT"] == "x"
+    assert os.environ["SLURM_JOB_ID"] == "x"
+
+
+def test_the_fingerprint_sees_settings_seed_samples_and_upstream(cohort, tmp_path):
+    first = fingerprint({"lr": 1}, 1, [cohort], [None])
+    assert first == fingerprint({"lr": 1}, 1, [cohort], [None])
+    upstream = tmp_path / "upstream"
+    upstream.write_text("weights")
+    others = [
+        fingerprint({"lr": 2}, 1, [cohort], [None]),
+        fingerprint({"lr": 1}, 2, [cohort], [None]),
+        fingerprint({"lr": 1}, 1, [cohort, cohort], [None]),
+        fingerprint({"lr": 1}, 1, [cohort], [upstream]),
+    ]
+    assert len({first, *others}) == 5
+
+
+def test_auto_is_what_the_profile_and_the_number_of_gpus_ask_for():
+    def choose(launcher="auto", gpus=1, nodes=1, slurm=False):
+        return choose_launcher({"launcher": launcher, "gpus": gpus, "nodes": nodes}, slurm)
+
+    assert choose() == "inline"
+    assert choose(gpus=2) == "local"
+    assert choose(gpus=2, nodes=2, slurm=True) == "slurm"
+    assert choose("inline", slurm=True) == "inline"
+    assert choose("slurm") == "slurm"
+    with pytest.raises(ConfigurationError, match=r"`training\.gpus` is 2, but the launcher inline has one process"):
+        choose("inline", gpus=2)
+    with pytest.raises(ConfigurationError, match=r"`training\.nodes` is 2, but trainings run on this machine"):
+        choose("local", nodes=2)
