@@ -1,5 +1,9 @@
 """What rules look up about models, tables and figures."""
 
+TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
+chosen = config["scoring"]["trunk"]
+perceptual_trunk = TRUNK if chosen == "alex" else f"results/trunk/{chosen}.safetensors"
+
 
 def training_samples(wildcards):
     """The sample sets that models are trained on."""
@@ -19,7 +23,7 @@ def initial_weights(wildcards):
 
 
 def training_trunk(wildcards):
-    """The trunk of the perceptual distance, for a model with a perceptual term."""
+    """The shipped trunk of the perceptual distance, for a model with a perceptual term."""
     return [ancient(TRUNK)] if models[wildcards.model]["params"].get("perceptual_term") else []
 
 
