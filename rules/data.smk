@@ -2,8 +2,8 @@
 Make the raw scans that are not on disk already; fetch, where Snakemake itself runs, what is not shipped.
 
 inputs    none: what a simulated dataset is made from comes with nilearn
-outputs   results/phantom/{dataset}/    per scan: a simulated raw T1 volume and its known truth; per job: a table of its scans
-          results/trunk/{trunk}.safetensors      weights for the perceptual distance, if `scoring.trunk` asks for them
+outputs   results/phantom/{dataset}/    per scan: a simulated raw T1 volume and its known truth; per job: its scans
+          results/trunk/{trunk}.safetensors    weights for the perceptual distance, if `scoring.trunk` asks for them
 """
 
 

@@ -37,8 +37,8 @@ def training_settings(wildcards):
     unused = {"label", "augmentation", "weights"}
     if is_floor(entry):
         unused |= {"batch_size", "epochs", "lr", "min_lr", "warmup_epochs"}
-    other = ("datasets", "seeds", "launcher", "gpus", "nodes")  # names, and where a training runs
-    training = {key: value for key, value in section.items() if key not in other}
+    elsewhere = ("datasets", "seeds", "launcher", "gpus", "nodes")  # names, and where a training runs
+    training = {key: value for key, value in section.items() if key not in elsewhere}
     return {
         **{key: value for key, value in entry.items() if key not in unused},
         "training": {**training, "augmentation": entry["augmentation"] or training["augmentation"]},

@@ -39,7 +39,7 @@ def cohort(make_sample_set):
 def arguments(folder, cohort, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     paths = {key: folder / name for key, name in OUTPUTS.items()}
-    return {**paths, "samples": [cohort], "upstream": None, "settings": entry(**settings), "seed": 1}
+    return {**paths, "samples": [cohort], "settings": entry(**settings), "seed": 1}
 
 
 def local(**changes):
@@ -116,6 +116,22 @@ def test_a_killed_training_is_started_again_but_not_for_ever(tmp_path, cohort, m
     assert capsys.readouterr().out.count("was lost (FAILED)") == 1
 
 
+def test_the_loss_of_one_process_is_no_exception_of_the_training(tmp_path, cohort, monkeypatch):
+    monkeypatch.setattr(launching, "LARGEST_LOSSES", 0)
+
+    def kill():
+        while not any("epoch" in path.read_text() for path in (tmp_path / "run/submitit").glob("*_0_log.out")):
+            time.sleep(0.2)
+        for process in psutil.Process().children(recursive=True):
+            if process.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1":
+                process.kill()
+
+    threading.Thread(target=kill).start()
+    with pytest.raises(LaunchError, match="ended as FAILED without a result") as error:
+        launch(arguments(tmp_path / "run", cohort, epochs=100_000), local(tasks_per_node=2))
+    assert "all_reduce" in str(error.value)
+
+
 def test_two_processes_train_through_submitit(tmp_path, cohort):
     launch(arguments(tmp_path / "run", cohort), local(tasks_per_node=2))
     assert json.loads((tmp_path / "run/cost.json").read_text())["processes"] == 2
@@ -145,7 +161,8 @@ elif command == "squeue":
     found = [job for job in jobs if job[1] == options["name"] and job[3] in ("PENDING", "RUNNING")]
     print(*(f"{{job[0]}}|{{job[2]}}" for job in found), sep="\\n")
 elif command == "scancel":
-    queue.write_text("\\n".join("|".join([*job[:3], "CANCELLED"] if job[0] == sys.argv[1] else job) for job in jobs))
+    ended = [[*job[:3], "CANCELLED"] if job[0] == sys.argv[1] else job for job in jobs]
+    queue.write_text("".join("|".join(job) + "\\n" for job in ended))
 elif command == "sbatch":
     script = Path(sys.argv[1]).read_text()
     (root / "script").write_text(script)
@@ -434,6 +451,18 @@ def test_an_exception_of_the_job_is_shown_and_the_job_not_replaced(cluster, star
         start()
     assert cluster.calls("sbatch") == 1
     assert start() == "made by 2"
+
+
+def test_no_training_beside_a_slurm_job(tmp_path, cohort, cluster, left):
+    for resources in ({"launcher": "inline"}, local()):
+        with pytest.raises(LaunchError, match=r"Slurm job 1 still trains this model: set training\.launcher to slurm"):
+            launch(arguments(tmp_path / "train/vqvae/1", cohort), resources)
+    (cluster.root / "down").touch()
+    with pytest.raises(LaunchError, match=r"may still train this model .*remove .*/job\.json if it does not"):
+        launch(arguments(tmp_path / "train/vqvae/1", cohort), {"launcher": "inline"})
+    (cluster.root / "down").unlink()
+    cluster.set_state("1", "CANCELLED")
+    launch(arguments(tmp_path / "train/vqvae/1", cohort, epochs=1), {"launcher": "inline"})
 
 
 def test_one_launcher_at_a_time(tmp_path, cluster, start):

@@ -20,6 +20,10 @@ CHANGES = {
     "rae": {"class": "rae.RAE"},
     "rae with live statistics": {"class": "rae.RAE", "params": {"batch_norm": "live"}},
     "swin_mae": {"class": "swin_mae.SwinMAE"},
+    "vqvae with a discriminator": {
+        "class": "vqvae.VQVAE",
+        "params": {"adversarial_term": 0.01, "discriminator_channels": 4, "discriminator_levels": 1},
+    },
     "interrupted": {"class": "vqvae.VQVAE", "stop": 2},
 }
 

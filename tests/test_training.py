@@ -17,7 +17,8 @@ from brainuad.models import available, class_of, load
 from brainuad.models.detector import Detector
 from brainuad.models.floors import VoxelMean
 from brainuad.progress import Progress, clock
-from brainuad.training import Run, accelerate, learning_rate, train
+from brainuad.schedule import learning_rate
+from brainuad.training import Run, accelerate, train
 from conftest import ROOT
 
 SIZE = (32, 32)

@@ -220,6 +220,25 @@ def test_lint_and_layout(tmp_path):
 
 
 @pytest.mark.workflow
+def test_the_profile_for_slurm_is_found_by_its_short_name(tmp_path):
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    assert set(profile["set-resources"]) <= set(RULES)
+    miniature(tmp_path)
+    planned = snakemake(tmp_path, "--profile", "slurm", "-n")
+    assert "Using profile slurm" in planned
+    assert "launcher=slurm" in planned
+    assert "slurm_partition=gpu, " in planned
+
+
+@pytest.mark.workflow
+def test_another_trunk_is_fetched_by_a_rule_of_its_own(tmp_path):
+    config = miniature(tmp_path)
+    config["scoring"] = {"trunk": "squeeze"}
+    write(tmp_path, config)
+    assert jobs(snakemake(tmp_path, "-n"))["trunk"] == 1
+
+
+@pytest.mark.workflow
 def test_without_data_the_papers_study_says_what_is_missing():
     output = snakemake(".", "-n", check=False)
     for words in ("config/datasets/hcp.tsv", "config/datasets/santpau.tsv", "make demo"):

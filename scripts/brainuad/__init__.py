@@ -16,6 +16,7 @@ trunk               fetches networks for the perceptual distance that are not sh
 perceptual          smoothed LPIPS distance maps
 models              the ``Detector`` contract and one file a model
 conversion          weights trained with MONAI or monai-generative → this project's
+schedule            learning rate over the epochs
 augmentation        random affine maps of a batch, on its device
 progress            how far a training is; its checkpoint
 fingerprint         what decides the outcome of a training, as one digest

@@ -15,15 +15,15 @@ IMAGES = 16  # of each sample set that stand for all
 
 
 def fingerprint(
-    settings: dict, seed: int, samples: Iterable[Path], weights: Iterable[Path | None], details: Iterable[str] = ()
+    settings: dict, seed: int, samples: Iterable[Path], files: Iterable[Path | None], details: Iterable[str] = ()
 ) -> str:
-    """SHA-256 of settings, seed, training samples and the weights that the training begins with.
+    """SHA-256 of settings, seed, training samples and weights of other models.
 
     Args:
         settings: the model's entry of the configuration, with the section ``training`` under that name.
         seed: of the training.
         samples: folders of sample sets; of their images a sample of the training rows stands for all.
-        weights: files: of the model that this one builds on, and of this one if it does not begin at random.
+        files: weights that this training builds on or begins with; None for what there is not.
         details: what else decides, known only where the model is at hand.
     """
     digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode())
@@ -33,8 +33,9 @@ def fingerprint(
         rows = cohort.rows("train")
         images = cohort.images[rows[:: len(rows) // IMAGES + 1]]
         digest.update(np.ascontiguousarray(images).tobytes())
-    for path in filter(None, weights):
-        digest.update(Path(path).read_bytes())
+    for file in files:
+        if file:
+            digest.update(Path(file).read_bytes())
     for detail in details:
         digest.update(detail.encode())
     return digest.hexdigest()

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,11 @@ class Task:
                     print(f"The job cannot be requeued ({error}): another takes its place.", flush=True)
                     return AGAIN
             sys.exit(0)  # with no result, which would be taken for the end of the training
+        except Exception as error:
+            if not lost_others(error):
+                raise
+            traceback.print_exc()
+            sys.exit(1)  # with no result: if another process failed, its own exception says why, else the job is lost
         return None
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -77,6 +83,12 @@ def living(process_id: int, created: float) -> psutil.Process | None:
         process = psutil.Process(process_id)
         return process if process.create_time() == created else None
     return None
+
+
+def lost_others(error: Exception) -> bool:
+    """Whether an exception came of talking to the other processes of a job: one of them has ended, or its node has."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").startswith("torch.distributed") for frame, _ in frames)
 
 
 def join_others(nodes: int) -> None:
@@ -110,7 +122,7 @@ class Slurm:
             comment=comment,
             dependency="singleton",
             stderr_to_stdout=True,
-            setup=[f"export PYTHONPATH={LIBRARY}${{PYTHONPATH:+:$PYTHONPATH}}"],
+            setup=[f"export PYTHONPATH={LIBRARY}${{PYTHONPATH:+:$PYTHONPATH}}", threads(self.resources)],
         )
         with outside_of_jobs():
             return executor.submit(dataclasses.replace(task, gpus=gpus, nodes=nodes)).job_id
@@ -203,6 +215,12 @@ class Local:
         """What becomes of a job whose launcher is interrupted."""
         self.cancel(job_id)
         return f"Local job {job_id} was stopped: run Snakemake again to go on from its checkpoint."
+
+
+def threads(resources: dict) -> str:
+    """A line of shell that gives a process all its processors: Snakemake left it the one thread of a job that waits."""
+    count = int(resources.get("cpus_per_task", 1))
+    return "export " + " ".join(f"{name}_NUM_THREADS={count}" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"))
 
 
 def visible_gpus(count: int) -> list[int]:

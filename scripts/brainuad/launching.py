@@ -29,6 +29,7 @@ from brainuad.slurm import ACTIVE, Unreachable
 
 __all__ = ["LaunchError", "launch"]
 
+INPUTS = ("upstream", "weights", "trunk")
 OUTPUTS = ("model", "description", "history", "cost")
 POLL_SECONDS = 20  # between two looks at a job; the resource poll_seconds changes it
 PATIENCE = 3, 15  # looks, seconds at least, until an end without a result is believed: a requeue passes through one
@@ -53,12 +54,14 @@ def launch(arguments: dict, resources: dict) -> None:
     Raises:
         LaunchError: the training failed, was cancelled, or must not be started.
     """
+    folder = Path(arguments["model"]).parent / "submitit"
+    if resources["launcher"] != "slurm":
+        refuse_beside_slurm(folder / "job.json")
     if resources["launcher"] == "inline":
         from brainuad.training import train  # seconds and hundreds of megabytes, which a waiting launcher spares
 
         train(**arguments)
         return
-    folder = Path(arguments["model"]).parent / "submitit"
     folder.mkdir(parents=True, exist_ok=True)
     cluster = {"local": Local, "slurm": Slurm}[resources["launcher"]](folder, resources)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -68,6 +71,28 @@ def launch(arguments: dict, resources: dict) -> None:
     except LaunchError as error:
         tell(str(error).splitlines()[0])  # all of it goes to the log
         raise
+
+
+def refuse_beside_slurm(path: Path) -> None:
+    """Refuse to train in a folder whose record names a Slurm job that may be at work there.
+
+    Raises:
+        LaunchError: it is, or Slurm does not answer.
+    """
+    content = json.loads(path.read_text()) if path.exists() else {"cluster": None}
+    if content["cluster"] != Slurm.title:
+        return
+    job_id = content["record"]["job_id"]
+    try:
+        if not Slurm(path.parent, {}).is_active(job_id):
+            return
+        reason = "still trains this model"
+    except Unreachable as error:
+        reason = f"may still train this model ({error}; remove {path} if it does not)"
+    raise LaunchError(
+        f"{path.parent.parent}: Slurm job {job_id} {reason}: set training.launcher to slurm to wait for it, or end it "
+        f"by `scancel {job_id}`."
+    )
 
 
 @dataclasses.dataclass
@@ -101,8 +126,8 @@ class Launch:
         self.staged = {name: folder / "outputs" / Path(arguments[name]).name for name in OUTPUTS}
         path = hashlib.sha1(str(run.absolute()).encode()).hexdigest()[:12]
         self.name = f"train-{run.parent.name}-{run.name}-{path}"
-        begin = [arguments.get(name) for name in ("upstream", "weights")]
-        self.fingerprint = fingerprint(*(arguments[name] for name in ("settings", "seed", "samples")), begin)
+        weights = [arguments.get(name) for name in ("upstream", "weights")]
+        self.fingerprint = fingerprint(arguments["settings"], arguments["seed"], arguments["samples"], weights)
         self.memory_mb = int(resources.get("mem_mb", 0))
         self.poll = resources.get("poll_seconds", POLL_SECONDS)
 
@@ -153,19 +178,12 @@ class Launch:
 
     def submit(self, losses: int = 0, raises: int = 0) -> Record:
         """Hand a new job to the cluster and put it on record."""
-        outputs = {name: path.absolute() for name, path in self.staged.items()}
+        paths = {**{name: self.arguments.get(name) for name in INPUTS}, **self.staged, "checkpoint": self.checkpoint}
         shutil.rmtree(self.folder / "outputs", ignore_errors=True)
         (self.folder / "outputs").mkdir()
-        given = {name: self.arguments.get(name) for name in ("upstream", "weights", "trunk")}
-        task = Task(
-            {
-                **self.arguments,
-                **outputs,
-                "samples": [Path(path).absolute() for path in self.arguments["samples"]],
-                **{name: Path(path).absolute() if path else None for name, path in given.items()},
-                "checkpoint": self.checkpoint.absolute(),
-            }
-        )
+        paths = {name: Path(path).absolute() if path else None for name, path in paths.items()}
+        samples = [Path(folder).absolute() for folder in self.arguments["samples"]]
+        task = Task({**self.arguments, **paths, "samples": samples})
         memory_mb = self.memory_mb * 2**raises
         try:
             job_id = self.cluster.submit(task, self.name, self.fingerprint, memory_mb)
@@ -191,6 +209,7 @@ class Launch:
         """
         if ended == "CANCELLED":
             raise LaunchError(self.complaint(record, "was cancelled: run Snakemake again to go on from its checkpoint"))
+        self.cluster.cancel(record.job_id)  # lest Slurm have second thoughts when the lost node is back
         if ended == "OUT_OF_MEMORY":
             if record.raises == LARGEST_RAISES:
                 raise LaunchError(

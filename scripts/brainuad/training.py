@@ -26,8 +26,9 @@ from brainuad.perceptual import PerceptualDistance
 from brainuad.progress import Progress, peak_memory, read_checkpoint, write_checkpoint
 from brainuad.ranks import Ranks
 from brainuad.sample_set import Images, SampleSet, split_batches
+from brainuad.schedule import learning_rate
 
-__all__ = ["learning_rate", "train"]
+__all__ = ["train"]
 
 DEFAULT_BATCH_SIZE = 32  # of models that are fitted at once, for which it has no meaning
 
@@ -144,10 +145,10 @@ class Run:
         self.augment = RandomAffine(**settings["training"].get("augmentation", {}))
         self.updates = len(self.batches(np.arange(len(training))))  # in an epoch
         self.rows: list[dict] = []
-        self.saved = 0  # epochs behind the last checkpoint
         # Of the epoch that is going on: batches that are done, the sums of their loss terms, seconds before this start.
         self.position, self.totals, self.epoch_seconds = 0, {}, 0.0
         self.weight = 1.0  # share of this process in the current batch
+        self.saved = 0  # epochs behind the last checkpoint
         self.seconds_before, self.peak_before, self.starts, self.fingerprint = 0.0, 0.0, 1, ""
 
     def groups(self) -> list[dict]:
@@ -303,8 +304,11 @@ class Run:
         All processes call this at the same step; one of them writes.
         """
         totals = self.ranks.total(self.totals)
-        if not self.ranks.writes or not all(total.isfinite() for total in totals.values()):
+        if not all(total.isfinite() for total in totals.values()):
             return  # what is broken is no state to go on from; the end of the epoch says so
+        self.saved = len(self.rows)
+        if not self.ranks.writes:
+            return
         state = {
             "fingerprint": self.fingerprint,
             "model": self.detector.state_dict(),
@@ -319,7 +323,6 @@ class Run:
             "starts": self.starts,
         }
         write_checkpoint(path, state)
-        self.saved = len(self.rows)
 
     def resume(self, path: Path, fingerprint: str) -> None:
         """Continue from a checkpoint if there is one of this very run."""
@@ -375,21 +378,3 @@ def add(totals: dict[str, Tensor], terms: dict[str, Tensor], count: int) -> None
     """Add the terms of a batch to running sums, on the device: reading them here would make a GPU wait."""
     for name, value in terms.items():
         totals[name] = totals.get(name, 0) + value.detach().double() * count
-
-
-def learning_rate(epoch: float, epochs: int, lr: float, min_lr: float | None = None, warmup_epochs: float = 0) -> float:
-    """Rate of one update: linear from 0 over the warm-up, then constant or half a cosine down to ``min_lr``.
-
-    Args:
-        epoch: epochs that lie behind, in [0, epochs), with a fraction within one.
-        epochs: of the whole run.
-        lr: the peak.
-        min_lr: where the cosine ends; None for a constant rate.
-        warmup_epochs: length of the linear part.
-    """
-    if epoch < warmup_epochs:
-        return lr * epoch / warmup_epochs
-    if min_lr is None:
-        return lr
-    share = (epoch - warmup_epochs) / (epochs - warmup_epochs)
-    return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * share)) / 2

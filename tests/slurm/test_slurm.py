@@ -95,7 +95,7 @@ def train_patiently(study, make_sample_set, repository):
         config = yaml.safe_load((study / "config/config.yaml").read_text())
         config["models"]["patient"] |= {"epochs": epochs, "params": {"seconds": seconds, "fail": fail}}
         write(study, config)
-        change_profile(repository, {"mem_mb": 3000, **resources})
+        change_profile(repository, {"mem_mb": 3000, "cpus_per_task": 1, **resources})
         return study
 
     return prepare
@@ -275,7 +275,7 @@ def test_a_study_on_slurm_gives_the_comparison_of_one_run_here(tmp_path, reposit
     study, here = tmp_path / "study", tmp_path / "here"
     miniature(study)
     shutil.copytree(study, here)
-    change_profile(repository, {"mem_mb": 3000})
+    change_profile(repository, {"mem_mb": 3000, "cpus_per_task": 2})  # threads decide the rounding
     on_slurm = begin(study, repository, nice=5)
     command = ["nice", "-n", "5", SNAKEMAKE, "--directory", here, "--cores", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository)
