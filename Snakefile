@@ -12,8 +12,8 @@ report: "rules/report/workflow.rst"
 
 
 include: "rules/common.smk"
-include: "rules/resources.smk"
 include: "rules/lookups.smk"
+include: "rules/resources.smk"
 include: "rules/launcher.smk"
 include: "rules/data.smk"
 include: "rules/preprocess.smk"

@@ -7,7 +7,6 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 ROOT = Path(workflow.basedir)
-TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from brainuad.configuration import check, is_floor, model_digest

@@ -7,9 +7,6 @@ outputs   results/costs.tsv, costs.html
 
 import re
 
-trunk = config["scoring"]["trunk"]
-perceptual_trunk = TRUNK if trunk == "alex" else f"results/trunk/{trunk}.safetensors"
-
 
 def scaled(need):
     """Memory or time that grows with each attempt: what a job was killed for want of, the next try gets."""

@@ -34,8 +34,10 @@ class PerceptualDistance(nn.Module):
         ValueError: ``trunk`` is another file than the one that LPIPS was calibrated with.
     """
 
-    def __init__(self, trunk: Path | str, smoothing: float, network: str = "alex"):
+    def __init__(self, trunk: Path | str | None, smoothing: float, network: str = "alex"):
         super().__init__()
+        if trunk is None:
+            raise ValueError("A perceptual distance is to be measured and needs the weights of its trunk.")
         self.smoothing = float(smoothing)
         self.distance = spatial_lpips(Path(trunk), network).to(memory_format=torch.channels_last)  # faster on CPUs
 
