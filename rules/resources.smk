@@ -13,9 +13,9 @@ def scaled(need):
 
 
 def cost_settings(wildcards):
-    """Where each rule has its jobs recorded, and by which names a job is one of this study: others may lie beside it."""
-    recorded = [rule for rule in workflow.rules if rule.benchmark and rule.name != "costs"]
-    records = {rule.name: re.sub(r",[^}]*}", "}", str(rule.benchmark)) for rule in recorded}  # without constraints
+    """Where jobs are recorded, by rule, and the names by which a job is one of this study, as others may lie there too."""
+    recorded = [step for step in workflow.rules if step.benchmark and step.name != "costs"]
+    records = {step.name: re.sub(r",[^}]*}", "}", str(step.benchmark)) for step in recorded}  # without constraints
     known = {"dataset": list(config["datasets"]), "model": list(models), "seed": [str(seed) for seed in seeds]}
     number_of_chunks = {dataset: len(tables) for dataset, tables in jobs.items()}
     return {"records": records, "known": known, "chunks": number_of_chunks, "study": config["study"]}
