@@ -178,10 +178,16 @@ def name_of(job):
 
 
 def states(name):
-    """All that the accounting knows of the jobs of a name: state of each, requeued ones once for every start."""
-    time.sleep(2)  # slurmctld tells slurmdbd now and then
-    lines = told("sacct", "--noheader", "--allocations", "--duplicates", "--parsable2", f"--name={name}", "-o", "State")
-    return [line.split()[0] for line in lines.splitlines()]
+    """All that the accounting knows of the ended jobs of a name: a state each, requeued ones once for every start."""
+    command = ["sacct", "--noheader", "--allocations", "--duplicates", "--parsable2", f"--name={name}", "-o", "State"]
+
+    def ended():  # slurmctld tells slurmdbd now and then, and a test stops slurmdbd for a while
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = [line.split()[0] for line in done.stdout.splitlines()]
+        return found if not {"PENDING", "RUNNING", "COMPLETING"} & set(found) else None
+
+    time.sleep(2)
+    return wait_for(ended, seconds=90)
 
 
 def is_a_cost(column):
