@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 import psutil
 import submitit
@@ -122,7 +123,7 @@ class Slurm:
             comment=comment,
             dependency="singleton",
             stderr_to_stdout=True,
-            setup=[f"export PYTHONPATH={LIBRARY}${{PYTHONPATH:+:$PYTHONPATH}}"],
+            setup=[f"export PYTHONPATH={quote(str(LIBRARY))}${{PYTHONPATH:+:$PYTHONPATH}}", threads(self.resources)],
         )
         with outside_of_jobs():
             return executor.submit(dataclasses.replace(task, gpus=gpus, nodes=nodes)).job_id
@@ -215,6 +216,12 @@ class Local:
         """What becomes of a job whose launcher is interrupted."""
         self.cancel(job_id)
         return f"Local job {job_id} was stopped: run Snakemake again to go on from its checkpoint."
+
+
+def threads(resources: dict) -> str:
+    """A line of shell that gives a process all its processors: Snakemake left it the one thread of a job that waits."""
+    count = int(resources.get("cpus_per_task", 1))
+    return "export " + " ".join(f"{name}_NUM_THREADS={count}" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"))
 
 
 def visible_gpus(count: int) -> list[int]:
