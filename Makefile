@@ -1,5 +1,6 @@
 # make demo    the embedded study, from simulated raw scans to table, figures and report
-# make test    all tests
+# make test    all tests but those on Slurm
+# make test-slurm    those on Slurm: starts a real one for the time of the tests; needs root and, once, Debian's apt-get
 # make lint    layout and lint of Python and Snakemake files
 # make lock    write requirements.lock anew from pyproject.toml
 
@@ -14,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 # The recipe of `demo`, under its lock.
 .PHONY: demo-run
-.PHONY: help install demo test lint format lock clean
+.PHONY: help install demo test test-slurm lint format lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -35,9 +36,10 @@ demo: $(ENVIRONMENT)
 	@mkdir -p demo/results
 	@$(FLOCK) $(MAKE) --no-print-directory demo-run
 
+# One thread a training: they then run side by side, and the table does not depend on the number of cores.
 demo-run:
 	@snakemake --directory demo --unlock --quiet all
-	snakemake --directory demo --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet host rules reason \
+	snakemake --directory demo --cores $(CORES) --set-threads train=1 --rerun-incomplete --show-failed-logs --quiet host rules reason \
 		--report results/report.html --report-after-run
 	@echo; cat demo/results/table2.md; echo
 	@echo "All scans of this study are simulated. The table above: demo/results/table2.md"
@@ -46,6 +48,10 @@ demo-run:
 
 test: $(ENVIRONMENT)
 	$(BIN)/python -m pytest
+
+# All at once: they mostly wait.
+test-slurm: $(ENVIRONMENT)
+	$(BIN)/python tests/slurm/cluster.py $(BIN)/python -m pytest --numprocesses 10 --dist load --verbose --verbose tests/slurm
 
 lint: $(ENVIRONMENT)
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ report: "rules/report/workflow.rst"
 
 include: "rules/common.smk"
 include: "rules/lookups.smk"
+include: "rules/resources.smk"
 include: "rules/launcher.smk"
 include: "rules/data.smk"
 include: "rules/preprocess.smk"
@@ -27,4 +28,5 @@ rule all:
         "results/comparison.tsv",
         multiext("results/table2", ".md", ".tex", ".csv", ".html"),
         multiext("results/figures/", "qualitative.png", "learning_curves.png"),
+        "results/costs.tsv",
         collect("results/quality/{dataset}.tsv", dataset=scans),

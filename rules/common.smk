@@ -7,11 +7,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 ROOT = Path(workflow.basedir)
-TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from brainuad.configuration import check, is_floor, model_digest
-from brainuad.manifest import check_splits, chunks, missing_files, read_datasets
+from brainuad.manifest import check_splits, chunks, exists, missing_files, read_datasets
 
 try:
     config.update(check(config, ROOT / "config/schema/config.schema.yaml"))
@@ -41,7 +40,7 @@ def raw_scans(wildcards):
     if config["datasets"][wildcards.dataset]["phantom"]:
         return [f"results/phantom/{wildcards.dataset}/chunk-{wildcards.chunk}.tsv"]
     table = jobs[wildcards.dataset][wildcards.chunk]
-    return [name for column in ("t1w", "lesion") for name in table[column] if name and Path(name).exists()]
+    return [name for column in ("t1w", "lesion") for name in table[column] if name and exists(name)]
 
 
 def phantom_rows(wildcards):

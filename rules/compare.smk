@@ -23,8 +23,8 @@ rule metrics:
         "../envs/analysis.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
     script:
         "../scripts/metrics.py"
 
@@ -58,8 +58,8 @@ rule comparison:
         "../envs/analysis.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=15,
+        mem_mb=scaled(2000),
+        runtime=scaled(15),
     params:
         settings=table_settings,
     script:
@@ -98,8 +98,8 @@ rule figures:
         "../envs/analysis.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=15,
+        mem_mb=scaled(2000),
+        runtime=scaled(15),
     params:
         settings=figure_settings,
     script:

@@ -1,5 +1,9 @@
 """What rules look up about models, tables and figures."""
 
+TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
+chosen = config["scoring"]["trunk"]
+perceptual_trunk = TRUNK if chosen == "alex" else f"results/trunk/{chosen}.safetensors"
+
 
 def training_samples(wildcards):
     """The sample sets that models are trained on."""
@@ -19,12 +23,12 @@ def initial_weights(wildcards):
 
 
 def training_trunk(wildcards):
-    """The trunk of the perceptual distance, for a model with a perceptual term."""
+    """The shipped trunk of the perceptual distance, for a model with a perceptual term."""
     return [ancient(TRUNK)] if models[wildcards.model]["params"].get("perceptual_term") else []
 
 
 def training_settings(wildcards):
-    """What decides a model's weights: its entry and the training section without what does not.
+    """What decides a model's weights: its entry without its label, the training section without what does not.
 
     `samples` and `preprocessing` go into the model's description: they say how images for it are made. `code` is the
     hash of the model's file: editing it trains that model again, touching it does not.

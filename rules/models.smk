@@ -38,8 +38,8 @@ rule train:
         tasks_per_node=training_tasks,
         nodes=training_nodes,
         cpus_per_task=8,
-        mem_mb=16000,
-        runtime=1440,
+        mem_mb=scaled(16000),
+        runtime=scaled(1440),
     params:
         settings=training_settings,
     script:
@@ -52,7 +52,7 @@ rule score:
         model="results/train/{model}/{seed}/model.safetensors",
         description="results/train/{model}/{seed}/model.json",
         samples=multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv"),
-        trunk=ancient(TRUNK),
+        trunk=ancient(perceptual_trunk),
     output:
         multiext(
             "results/score/{model}/{seed}/{dataset}/",
@@ -71,8 +71,8 @@ rule score:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=scaled(8000),
+        runtime=scaled(60),
     params:
         settings=lookup("scoring", within=config),
         device=lookup("training/device", within=config),

@@ -23,8 +23,8 @@ rule preprocess:
         "../envs/imaging.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
     params:
         scans=scan_rows,
         settings=preprocessing_settings,
@@ -57,8 +57,8 @@ rule quality:
         "../envs/imaging.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=15,
+        mem_mb=scaled(2000),
+        runtime=scaled(15),
     params:
         settings=lookup("quality", within=config),
         simulated=lookup("simulated", within=config),

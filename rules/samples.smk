@@ -23,8 +23,8 @@ rule samples:
         "../envs/imaging.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=scaled(2000),
+        runtime=scaled(60),
     params:
         entry=lookup("datasets/{dataset}", within=config),
         settings=lookup("samples", within=config),
@@ -49,8 +49,8 @@ rule synthetic:
         "../envs/imaging.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=15,
+        mem_mb=scaled(2000),
+        runtime=scaled(15),
     params:
         settings=lookup("datasets/{dataset}/anomalies", within=config),
     script:

@@ -75,6 +75,14 @@ def test_the_papers_networks_have_the_sizes_of_the_docs():
         assert f"{counts[name]:,}" in text, f"docs/deviations.md does not give the parameters of {name}"
 
 
+def test_the_example_in_the_docs_is_a_model():
+    text = (ROOT / "docs/deviations.md").read_text().split("```yaml")[1].split("```")[0]
+    example = yaml.safe_load(text)["models"]
+    config = check({**PAPER, "models": {**PAPER["models"], **example}}, SCHEMA)
+    model = networks({**config, "models": {name: config["models"][name] for name in ("vqvae", *example)}})
+    assert len(model["vqvae_transformer_ensemble"].transformers) == 8
+
+
 @pytest.mark.workflow
 def test_the_commands_in_the_preset_plan_the_study(tmp_path):
     config = tmp_path / "config"

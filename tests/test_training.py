@@ -346,7 +346,7 @@ def test_weights_that_do_not_belong_are_refused(tmp_path, cohort):
 
 def test_a_perceptual_term_gets_its_distance_and_leaves_no_trace_in_the_weights(tmp_path, cohort):
     settings = entry(epochs=1, params={**VQVAE["params"], "perceptual_term": 0.5})
-    with pytest.raises(ValueError, match="needs the trunk of LPIPS"):
+    with pytest.raises(ValueError, match="needs the weights of its trunk"):
         run(tmp_path / "run", cohort, settings)
     weights, history = run(tmp_path / "run", cohort, settings, trunk=TRUNK)
     plain, _ = run(tmp_path / "plain", cohort, entry(epochs=1))

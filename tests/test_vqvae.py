@@ -217,6 +217,12 @@ def test_step_updates_the_autoencoder_then_the_discriminator():
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5, msg=name)
 
 
+def test_a_distance_that_is_missing_is_named():
+    model = create("vqvae.VQVAE", (32, 32), {"channels": (8, 8), "perceptual_term": 0.1})
+    with pytest.raises(ValueError, match="set its `perceptual` to"):
+        model.loss(brains(2, (32, 32)))
+
+
 def test_discriminator_and_terms_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="leaves nothing of images of"):
         vqgan((32, 32), discriminator_levels=4)

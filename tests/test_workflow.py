@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
@@ -84,7 +85,7 @@ def test_one_step_has_one_name(rule):
     folder = {"synthetic": "samples"}.get(rule, rule)  # a synthetic cohort is a sample set like any other
     output = text.split("output:")[1].split("log:")[0]
     assert f'"results/{folder}' in output
-    for need in ("threads:", "mem_mb=", "runtime=", "conda:"):
+    for need in ("threads:", "mem_mb=scaled(", "runtime=scaled(", "conda:"):
         assert need in text, f"rule {rule} does not say {need}"
 
 
@@ -147,6 +148,21 @@ def test_the_lock_file_holds_hashes_and_no_addresses():
     assert locked()["torch"] == "2.10.0"
 
 
+def test_the_container_is_made_of_the_lock_file():
+    text = (ROOT / "envs/brainuad.def").read_text()
+    assert "requirements.lock /opt/brainuad/requirements.lock" in text
+    assert "pip install --no-cache-dir --require-hashes --requirement /opt/brainuad/requirements.lock" in text
+    assert re.search(r"^From: python:3\.11\.\d+-slim", text, re.M)
+    tested = re.search(r'python -c "import (.*?);', text)[1].split(", ")
+    assert {PACKAGES.get(name, name) for name in tested} <= set(locked())
+
+
+def test_the_submitting_side_has_what_the_workflow_imports():
+    pins = yaml.safe_load((ROOT / "envs/workflow.yaml").read_text())["dependencies"][-1]["pip"]
+    executor = {"snakemake", "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-slurm-jobstep", "submitit"}
+    assert executor <= {pin.split("==")[0] for pin in pins}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.name)
 def test_environments_pin_what_the_lock_file_pins(path):
     environment = yaml.safe_load(path.read_text())
@@ -204,6 +220,25 @@ def test_lint_and_layout(tmp_path):
 
 
 @pytest.mark.workflow
+def test_the_profile_for_slurm_is_found_by_its_short_name(tmp_path):
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    assert set(profile["set-resources"]) <= set(RULES)
+    miniature(tmp_path)
+    planned = snakemake(tmp_path, "--profile", "slurm", "-n")
+    assert "Using profile slurm" in planned
+    assert "launcher=slurm" in planned
+    assert "slurm_partition=gpu, " in planned
+
+
+@pytest.mark.workflow
+def test_another_trunk_is_fetched_by_a_rule_of_its_own(tmp_path):
+    config = miniature(tmp_path)
+    config["scoring"] = {"trunk": "squeeze"}
+    write(tmp_path, config)
+    assert jobs(snakemake(tmp_path, "-n"))["trunk"] == 1
+
+
+@pytest.mark.workflow
 def test_without_data_the_papers_study_says_what_is_missing():
     output = snakemake(".", "-n", check=False)
     for words in ("config/datasets/hcp.tsv", "config/datasets/santpau.tsv", "make demo"):
@@ -233,6 +268,17 @@ def test_the_table_has_every_model_and_dataset(finished):
     assert "simulated" in (finished / "results/table2.md").read_text()
     for model in config["models"].values():
         assert model["label"] in (finished / "results/table2.tex").read_text()
+
+
+@pytest.mark.workflow
+def test_the_costs_count_every_job(finished):
+    table = pd.read_csv(finished / "results/costs.tsv", sep="\t").set_index("rule")
+    records = [
+        path.relative_to(finished / "results/benchmarks") for path in finished.rglob("results/benchmarks/**/*.tsv")
+    ]
+    counts = Counter(path.parts[0].removesuffix(".tsv") for path in records)
+    assert table["jobs"].to_dict() == {rule: count for rule, count in counts.items() if rule != "costs"}
+    assert (table["max_seconds"] > 0).all()
 
 
 @pytest.mark.workflow
@@ -329,6 +375,7 @@ def test_a_dataset_is_a_manifest_and_an_entry(study):
         "score": models,
         "metrics": models,
         "comparison": 1,
+        "costs": 1,
         "all": 1,
     }
     assert jobs(snakemake(study)) == expected
@@ -390,6 +437,7 @@ def test_a_model_is_a_file_and_an_entry(study, tmp_path):
         "metrics": datasets,
         "comparison": 1,
         "figures": 1,
+        "costs": 1,
         "all": 1,
     }
     assert "blur" in set(pd.read_csv(study / "results/comparison.tsv", sep="\t")["model"])

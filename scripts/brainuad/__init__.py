@@ -12,6 +12,7 @@ preprocessing       raw scans of a dataset → scans in template space, bad ones
 sample_set          images, masks and table of a cohort, memory-mapped
 samples             scans in template space → sample sets
 synthetic           sample sets with synthetic anomalies of known place
+trunk               fetches networks for the perceptual distance that are not shipped
 perceptual          smoothed LPIPS distance maps
 models              the ``Detector`` contract and one file a model
 conversion          weights trained with MONAI or monai-generative → this project's
@@ -27,6 +28,7 @@ scoring             trained model × sample set → reconstructions and anomaly 
 metrics             anomaly maps and masks → numbers in long format
 table2              the paper's Table 2 in Markdown, LaTeX, HTML and numbers
 comparison          the numbers of all models → the comparison table
+costs               what the jobs of each rule took
 figures             the qualitative grid and the learning curves
 runtime             what all jobs share: the log, the end with the workflow
 slurm               what is asked of Slurm, and how its answers are read

@@ -1,6 +1,6 @@
 """Perceptual distance maps: where a reconstruction looks different, not only where it is of other intensity.
 
-LPIPS v0.1 with an AlexNet trunk (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a
+LPIPS v0.1, by default with an AlexNet trunk (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a
 Perceptual Metric", CVPR 2018) as one value a pixel, smoothed by a Gaussian as in the reversed autoencoder
 (Bercea et al., MIDL 2023). The linear heads come with the ``lpips`` package, the trunk from a file: nothing
 is downloaded.
@@ -26,17 +26,20 @@ class PerceptualDistance(nn.Module):
     """Smoothed LPIPS distance of images, one value a pixel; 0 where both are the same.
 
     Args:
-        trunk: safetensors file with the five convolutions of torchvision's AlexNet.
+        trunk: safetensors file with the convolutions of torchvision's network.
         smoothing: standard deviation of the Gaussian in pixels, the same along each axis; 0 smooths nothing.
+        network: ``alex``, ``squeeze`` or ``vgg``.
 
     Raises:
         ValueError: ``trunk`` is another file than the one that LPIPS was calibrated with.
     """
 
-    def __init__(self, trunk: Path | str, smoothing: float):
+    def __init__(self, trunk: Path | str | None, smoothing: float, network: str = "alex"):
         super().__init__()
+        if trunk is None:
+            raise ValueError("A perceptual distance is to be measured and needs the weights of its trunk.")
         self.smoothing = float(smoothing)
-        self.distance = spatial_lpips(Path(trunk)).to(memory_format=torch.channels_last)  # faster on CPUs
+        self.distance = spatial_lpips(Path(trunk), network).to(memory_format=torch.channels_last)  # faster on CPUs
 
     def mean(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean distance of two batches (b, 1, *size), a scalar with gradients: neither smoothed nor clamped.
@@ -93,21 +96,33 @@ def as_images(slices: Tensor, shape: torch.Size) -> Tensor:
     return slices.unflatten(0, (shape[0], shape[4])).permute(0, 2, 3, 4, 1)
 
 
-def spatial_lpips(trunk: Path) -> nn.Module:
-    """LPIPS of the ``lpips`` package with spatial output, frozen, its trunk read from ``trunk``."""
+def spatial_lpips(trunk: Path, name: str = "alex") -> nn.Module:
+    """LPIPS of the ``lpips`` package with spatial output, frozen, its trunk of that name read from ``trunk``."""
     import lpips
 
-    weights = trunk_weights(trunk)
+    weights = alexnet_weights(trunk) if name == "alex" else fetched_weights(trunk, name)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # lpips calls torchvision by deprecated names
-        network = lpips.LPIPS(net="alex", version="0.1", spatial=True, pnet_rand=True, verbose=False)
+        network = lpips.LPIPS(net=name, version="0.1", spatial=True, pnet_rand=True, verbose=False)
     for name, tensor in network.net.named_parameters():  # slice2.3.weight ← features.3.weight
         tensor.data.copy_(weights[f"features.{name.split('.', 1)[1]}"])
     return network.eval().requires_grad_(False)
 
 
-def trunk_weights(trunk: Path) -> dict[str, Tensor]:
-    """Read the trunk after comparing its checksum."""
+def fetched_weights(trunk: Path, name: str) -> dict[str, Tensor]:
+    """Read a trunk that the rule ``trunk`` fetched, which compared its checksum."""
+    count = {"squeeze": 50, "vgg": 26}[name]
+    weights = load_file(trunk) if trunk.is_file() else {}
+    if len(weights) != count:
+        raise ValueError(
+            f"{trunk} does not hold the {count} tensors of the trunk {name!r}: delete it and run `snakemake {trunk}` "
+            "where there is internet."
+        )
+    return weights
+
+
+def alexnet_weights(trunk: Path) -> dict[str, Tensor]:
+    """Read the trunk that is shipped after comparing its checksum."""
     if not trunk.is_file():
         raise ValueError(
             f"{trunk} does not exist: restore resources/lpips/alexnet_features.safetensors from the repository."

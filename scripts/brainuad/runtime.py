@@ -1,4 +1,4 @@
-"""What every job shares: one log file, a word to the terminal, and an end when its workflow ends."""
+"""What every job shares: its number of threads, one log file, a word to the terminal, an end when its workflow ends."""
 
 import os
 import sys
@@ -10,17 +10,22 @@ import psutil
 
 __all__ = ["announce", "end_with", "start", "tell"]
 
+# Left alone, each of several jobs would use every core of the machine, and small operations then take many times longer.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 terminal: int | None = None  # descriptor of the stderr that Snakemake gave this job
 
 
 def start(snakemake) -> None:
-    """Begin a job: send all output to its log and end it when Snakemake dies.
+    """Begin a job: keep to its threads, send all output to its log and end it when Snakemake dies.
 
-    A door calls this before it imports the step: imports take seconds, in which Snakemake may die.
+    A door calls this before it imports the step: imports take seconds, in which Snakemake may die, and libraries read
+    the number of threads when they are imported.
 
     Args:
         snakemake: the job's object, as Snakemake hands it to a script.
     """
+    os.environ |= dict.fromkeys(THREADS, str(snakemake.threads))
     send_output_to(Path(snakemake.log[0]))
     end_with(next((p for p in psutil.Process().parents() if "snakemake" in " ".join(p.cmdline())), None))
 

@@ -34,7 +34,8 @@ def score(model: Path, samples: Path, trunk: Path, folder: Path, settings: dict)
         samples: folder of the sample set.
         trunk: weights of the perceptual distance's trunk.
         folder: where the arrays and the table go; each appears only when all are whole.
-        settings: ``batch_size``, ``smoothing`` (pixels) and ``device`` (``auto``, ``cpu`` or ``cuda``).
+        settings: ``batch_size``, ``smoothing`` (pixels), ``trunk`` (``alex``, the default, ``squeeze`` or ``vgg``) and
+            ``device`` (``auto``, ``cpu`` or ``cuda``).
 
     Raises:
         ValueError: no sample to score, or a reconstruction with values that are not numbers.
@@ -45,7 +46,7 @@ def score(model: Path, samples: Path, trunk: Path, folder: Path, settings: dict)
         raise ValueError(f"{samples.folder} has no validation or test samples: change the `split` of its dataset.")
     device = device_of(settings["device"])
     detector = load(model).eval().to(device)
-    perceptual = PerceptualDistance(trunk, settings["smoothing"]).to(device)
+    perceptual = PerceptualDistance(trunk, settings["smoothing"], settings.get("trunk", "alex")).to(device)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: partial(folder, f"{name}.npy") for name in ARRAYS}
     shape = (len(rows), 1, *samples.size)

@@ -9,7 +9,6 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -91,9 +90,9 @@ def train(
     )
     if weights:
         begin_with(detector, weights)
-    if detector.needs_perceptual:
-        detector.perceptual = perceptual_distance(trunk, fabric.device)
     run = Run(detector, fabric, settings, seed, training, validation, interruption)
+    if detector.needs_perceptual:
+        detector.perceptual = PerceptualDistance(trunk, smoothing=0).to(fabric.device).mean
     checkpoint = Path(checkpoint or Path(model).with_name("checkpoint.pt"))
     if run.trainable and settings["epochs"] > 0:
         shapes = [f"{name} {tuple(value.shape)}" for name, value in detector.state_dict().items()]
@@ -107,13 +106,6 @@ def train(
     pd.DataFrame(run.rows).to_csv(history, sep="\t", index=False)
     Path(cost).write_text(json.dumps(run.cost(), indent=2) + "\n", encoding="utf-8")
     checkpoint.unlink(missing_ok=True)
-
-
-def perceptual_distance(trunk: Path | None, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """The distance that a model measures in training."""
-    if trunk is None:
-        raise ValueError("This model measures a perceptual distance in training and needs the trunk of LPIPS.")
-    return PerceptualDistance(trunk, smoothing=0).to(device).mean
 
 
 class Run:
@@ -312,6 +304,8 @@ class Run:
         All processes call this at the same step; one of them writes.
         """
         totals = self.ranks.total(self.totals)
+        if not all(total.isfinite() for total in totals.values()):
+            return  # what is broken is no state to go on from; the end of the epoch says so
         self.saved = len(self.rows)
         if not self.ranks.writes:
             return

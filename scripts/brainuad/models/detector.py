@@ -25,15 +25,12 @@ class Detector(nn.Module):
             takes ``upstream`` as its second argument.
         recipe: set by ``brainuad.models.create``: what builds this model again.
         needs_perceptual: whether ``loss`` measures a perceptual distance.
-        perceptual: that distance, set by training where it is needed: two batches (b, 1, *size) to a scalar, with
-            gradients. It is no part of the model's weights.
     """
 
     tiny: ClassVar[dict]
     requires: ClassVar[str | None] = None
     recipe: dict
     needs_perceptual: bool = False
-    perceptual: Callable[[Tensor, Tensor], Tensor]
 
     def __init__(self, size: Sequence[int], upstream: "Detector | None" = None):
         """Keep the image size and freeze the upstream.
@@ -77,6 +74,16 @@ class Detector(nn.Module):
         In eval mode it is the same each time and for an image on its own or with others in a batch.
         """
         raise NotImplementedError
+
+    def perceptual(self, x: Tensor, y: Tensor) -> Tensor:
+        """Mean perceptual distance of two batches (b, 1, *size), a scalar with gradients.
+
+        It is no part of the model: training puts ``PerceptualDistance.mean`` in its place where ``needs_perceptual``.
+        """
+        raise ValueError(
+            f"This {type(self).__name__} measures a perceptual distance: set its `perceptual` to "
+            "PerceptualDistance(trunk, smoothing=0).mean first."
+        )
 
     def score(self, x: Tensor, reconstruction: Tensor, perceptual: Tensor) -> Tensor:
         """Anomaly map: the residual weighted by the perceptual distance, |x - reconstruction| * perceptual.

@@ -1,0 +1,9 @@
+"""Rule ``costs``."""
+
+from brainuad.runtime import start
+
+start(snakemake)
+
+from brainuad.costs import costs
+
+costs(snakemake.input.trainings, **snakemake.output, settings=snakemake.params.settings)

@@ -1,0 +1,290 @@
+"""A real Slurm on one machine, for the time of one command: ``python tests/slurm/cluster.py COMMAND ...``.
+
+Brings up munge, MariaDB, slurmdbd, slurmctld and slurmd under a temporary folder, runs the command with
+``SLURM_CONF`` pointing there, and stops what it started, by its ids. GPUs are feigned by clones of ``/dev/null``;
+the node claims more CPUs and memory than the machine has, because the jobs of the tests mostly wait. Where that cannot
+be done the command runs all the same, with the reason in ``BRAINUAD_NO_SLURM``: the tests then skip themselves by name.
+
+Nothing outside the temporary folder is written, but for Debian's packages where they are missing. No Slurm is touched
+that this program did not start: ports are free ones, and jobs find their Slurm by the environment alone.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+PACKAGES = ("slurm-wlm", "munge", "slurmdbd", "mariadb-server")
+PROGRAMS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacct")
+os.environ["PATH"] += os.pathsep + "/usr/sbin"
+
+SLURM_CONF = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+# cred_expire is also what a requeued job waits before it starts again (120 s by default).
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CredType=cred/munge
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+MpiDefault=none
+# Without cgroups: works in containers and small virtual machines.
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+ReturnToService=2
+SlurmdParameters=config_overrides
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+GresTypes=gpu
+DefMemPerCPU=256
+JobRequeue=1
+# A job is as nice as who submits it: the study's many jobs give way to the trainings, whose walltimes are short.
+PropagatePrioProcess=1
+KillWait=5
+OverTimeLimit=0
+MinJobAge=600
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={ports[2]}
+AccountingStoragePass={folder}/munge.socket
+AccountingStorageTRES=gres/gpu
+# A job that takes more memory than it asked for is killed, as it would be by cgroups.
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherParams=OverMemoryKill,UsePss
+JobAcctGatherFrequency=task=1
+NodeName={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=256000 Gres=gpu:v100:2,gpu:a100:1,gpu:t4:4 State=UNKNOWN
+PartitionName=cpu Nodes={host} Default=YES DefaultTime=10 PriorityTier=1 PreemptMode=OFF State=UP
+PartitionName=gpu Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=OFF State=UP
+PartitionName=spare Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=8 State=UP
+PartitionName=urgent Nodes={host} DefaultTime=10 PriorityTier=10 PreemptMode=OFF State=UP
+"""
+
+GRES_CONF = """\
+AutoDetect=off
+NodeName={host} Name=gpu Type=v100 File={folder}/gpu[0-1]
+NodeName={host} Name=gpu Type=a100 File={folder}/gpu2
+NodeName={host} Name=gpu Type=t4 File={folder}/gpu[3-6]
+"""
+
+SLURMDBD_CONF = """\
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort={ports[2]}
+SlurmUser=root
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={ports[3]}
+StorageUser=slurm
+StoragePass=slurm
+StorageLoc=slurm_acct_db
+"""
+
+# Snakemake's job step starts srun without any SLURM_* variable: srun then looks into /etc/slurm, which is not ours.
+SRUN = """\
+#!/bin/sh
+SLURM_CONF={folder}/slurm.conf exec {srun} "$@"
+"""
+
+
+class NoSlurm(Exception):
+    """Slurm cannot be started here; the message says why."""
+
+
+class Cluster:
+    """The daemons, by name, and the folder of everything they write."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.daemons = folder, {}
+        self.host = socket.gethostname().split(".")[0]
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+            self.ports = [listener.getsockname()[1] for listener in sockets]
+
+    def start(self) -> None:
+        """Bring everything up, in the order in which one needs the other."""
+        self.configure()
+        self.daemon("munged", *self.munge_arguments(), ready=lambda: (self.folder / "munge.socket").exists())
+        self.start_database()
+        self.daemon("slurmdbd", "-D", ready=succeeds("sacctmgr", "-n", "show", "cluster"))
+        for entity in (("cluster", "test"), ("account", "project"), ("user", "root", "account=project")):
+            subprocess.run(["sacctmgr", "-i", "add", *entity], stdout=subprocess.DEVNULL, check=True)
+        self.daemon("slurmctld", "-D", ready=succeeds("scontrol", "ping"))
+        self.daemon("slurmd", "-D", ready=self.node_is_up)
+
+    def configure(self) -> None:
+        """Write the configuration, the key of munge and the feigned GPUs."""
+        values = {"folder": self.folder, "host": self.host, "ports": self.ports, "srun": shutil.which("srun")}
+        files = {"slurm.conf": SLURM_CONF, "gres.conf": GRES_CONF, "slurmdbd.conf": SLURMDBD_CONF, "bin/srun": SRUN}
+        for name in ("bin", "state", "spool", "database"):
+            (self.folder / name).mkdir()
+        for name, text in files.items():
+            (self.folder / name).write_text(text.format(**values))
+        (self.folder / "slurmdbd.conf").chmod(0o600)
+        (self.folder / "bin/srun").chmod(0o755)
+        (self.folder / "munge.key").write_bytes(os.urandom(128))
+        (self.folder / "munge.key").chmod(0o400)
+        try:
+            for number in range(7):  # a GPU's file must be a character device, or CUDA_VISIBLE_DEVICES stays empty
+                os.mknod(self.folder / f"gpu{number}", 0o20666, os.makedev(1, 3))
+        except OSError as error:
+            raise NoSlurm(f"device files for feigned GPUs cannot be made here ({error})") from None
+        os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
+        os.environ["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+
+    def munge_arguments(self) -> list[str]:
+        """A munge of our own; --force because the folder above is writable to all."""
+        paths = {"key-file": "munge.key", "socket": "munge.socket", "pid-file": "munge.pid", "seed-file": "munge.seed"}
+        files = [f"--{option}={self.folder / name}" for option, name in paths.items()]
+        return ["--foreground", "--force", f"--log-file={self.folder / 'munge.log'}", *files]
+
+    def start_database(self) -> None:
+        """A MariaDB of our own with an empty database for slurmdbd."""
+        data, client = self.folder / "database", self.folder / "database.socket"
+        install = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db"]
+        with (self.folder / "install-db.log").open("w") as log:
+            command = [*install, "--auth-root-authentication-method=normal"]
+            subprocess.run(command, stdout=log, stderr=log, check=True)
+        options = {"datadir": data, "socket": client, "port": self.ports[3], "bind-address": "127.0.0.1"}
+        options |= {"pid-file": self.folder / "database.pid", "innodb-buffer-pool-size": "64M"}
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        sql = ["mariadb", "--no-defaults", "-uroot", "-S", str(client), "-e"]
+        self.daemon("mariadbd", "--no-defaults", "--user=root", *arguments, ready=succeeds(*sql, "select 1"))
+        create = "CREATE DATABASE slurm_acct_db; CREATE USER slurm@'%' IDENTIFIED BY 'slurm'; "
+        subprocess.run([*sql, create + "GRANT ALL ON slurm_acct_db.* TO slurm@'%'"], check=True)
+
+    def daemon(self, name: str, *arguments: str, ready) -> None:
+        """Start a daemon that ends with this program, and wait until it answers."""
+        with (self.folder / f"{name}.log").open("w") as log:
+            command = ["setpriv", "--pdeathsig", "TERM", name, *arguments]
+            self.daemons[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        end = time.monotonic() + 60
+        while not ready():
+            if self.daemons[name].poll() is not None or time.monotonic() > end:
+                last = (self.folder / f"{name}.log").read_text()[-2000:]
+                raise RuntimeError(f"{name} did not come up; the end of its log:\n{last}")
+            time.sleep(0.1)
+
+    def node_is_up(self) -> bool:
+        """Whether the node takes jobs."""
+        states = subprocess.run(["sinfo", "-h", "-N", "-o", "%t"], capture_output=True, text=True, check=False).stdout
+        return "idle" in states.split()
+
+    def stop(self) -> None:
+        """End all jobs, then the daemons in reverse order, then whatever the jobs left behind."""
+        if "slurmctld" in self.daemons:
+            subprocess.run(["scancel", "--user=root"], check=False, timeout=60)
+            end = time.monotonic() + 15
+            while time.monotonic() < end and subprocess.run(["squeue", "-h"], capture_output=True, check=False).stdout:
+                time.sleep(0.5)
+        for process in reversed(self.daemons.values()):
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for process in self.left_behind():
+            print(f"still running after its job, ended now: {' '.join(process.cmdline())[:100]}", file=sys.stderr)
+            process.kill()
+
+    def left_behind(self) -> list[psutil.Process]:
+        """Processes that were started with our Slurm in their environment; without cgroups Slurm may miss some."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                ours = process.environ().get("SLURM_CONF") == os.environ["SLURM_CONF"]
+                if ours and process.pid != os.getpid():
+                    found.append(process)
+        return found
+
+
+def succeeds(*command: str):
+    """A question: does this command succeed?"""
+    return lambda: subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
+
+
+def provide() -> None:
+    """Install Debian's packages where programs are missing.
+
+    Raises:
+        NoSlurm: this machine is not Linux, the user not root, or the packages cannot be had.
+    """
+    if sys.platform != "linux":
+        raise NoSlurm("Slurm needs Linux")
+    if os.geteuid() != 0:
+        raise NoSlurm("starting slurmd needs root")
+    if all(map(shutil.which, PROGRAMS)):
+        return
+    if shutil.which("apt-get") is None:
+        raise NoSlurm(f"{', '.join(PROGRAMS)} are not all installed, and there is no apt-get to install them with")
+    with no_services_started(), tempfile.TemporaryFile("w+") as log:
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+            done = subprocess.run(["apt-get", "-q", *command], stdout=log, stderr=log, check=False, env=environment)
+        if done.returncode or not all(map(shutil.which, PROGRAMS)):
+            log.seek(0)
+            raise NoSlurm(f"apt-get could not install {' '.join(PACKAGES)}: {log.read().strip().splitlines()[-1]}")
+
+
+@contextlib.contextmanager
+def no_services_started():
+    """Keep Debian from starting the daemons that are installed: ours are started by us."""
+    policy = Path("/usr/sbin/policy-rc.d")
+    if policy.exists():
+        yield
+        return
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    try:
+        yield
+    finally:
+        policy.unlink()
+
+
+def main(command: list[str]) -> int:
+    """Run a command beside a Slurm, or with the reason why there is none."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    folder.chmod(0o755)
+    cluster = Cluster(folder)
+    try:
+        try:
+            provide()
+            began = time.monotonic()
+            cluster.start()
+            print(
+                f"Slurm is up after {time.monotonic() - began:.1f} s: SLURM_CONF={os.environ['SLURM_CONF']}", flush=True
+            )
+        except NoSlurm as reason:
+            print(f"No Slurm here: {reason}.", flush=True)
+            os.environ["BRAINUAD_NO_SLURM"] = str(reason)
+        return subprocess.run(command, check=False).returncode
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
