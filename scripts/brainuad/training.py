@@ -30,6 +30,7 @@ from brainuad.schedule import learning_rate
 
 __all__ = ["train"]
 
+CHECKPOINT = "2"  # count up when a checkpoint's content changes: those of before are then not resumed from
 DEFAULT_BATCH_SIZE = 32  # of models that are fitted at once, for which it has no meaning
 
 
@@ -95,8 +96,8 @@ def train(
         detector.perceptual = PerceptualDistance(trunk, smoothing=0).to(fabric.device).mean
     checkpoint = Path(checkpoint or Path(model).with_name("checkpoint.pt"))
     if run.trainable and settings["epochs"] > 0:
-        shapes = [f"{name} {tuple(value.shape)}" for name, value in detector.state_dict().items()]
-        run.resume(checkpoint, fingerprint(settings, seed, samples, [upstream, weights], shapes))
+        details = [CHECKPOINT, *(f"{name} {tuple(value.shape)}" for name, value in detector.state_dict().items())]
+        run.resume(checkpoint, fingerprint(settings, seed, samples, [upstream, weights], details))
         run.learn(checkpoint)
     else:
         run.fit()
