@@ -10,7 +10,7 @@ import psutil
 
 __all__ = ["announce", "end_with", "start", "tell"]
 
-# Left alone, each of several jobs would use every core of the machine, and small operations then take many times longer.
+# Left alone, each of several jobs would use every core of the machine; small operations then take many times longer.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 terminal: int | None = None  # descriptor of the stderr that Snakemake gave this job
