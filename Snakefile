@@ -20,6 +20,7 @@ include: "rules/preprocess.smk"
 include: "rules/samples.smk"
 include: "rules/models.smk"
 include: "rules/compare.smk"
+include: "rules/costs.smk"
 
 
 rule all:

@@ -1,9 +1,4 @@
-"""
-What a job may take of a machine, and what the jobs of each rule took.
-
-inputs    results/benchmarks/, written by Snakemake beside every job; results/train/{model}/{seed}/cost.json
-outputs   results/costs.tsv, costs.html
-"""
+"""What a job may take of a machine, and where what it took is written down."""
 
 import re
 
@@ -24,28 +19,3 @@ def cost_settings(wildcards):
     known = {"dataset": list(config["datasets"]), "model": list(models), "seed": [str(seed) for seed in seeds]}
     number_of_chunks = {dataset: len(tables) for dataset, tables in jobs.items()}
     return {"records": records, "known": known, "chunks": number_of_chunks, "study": config["study"]}
-
-
-rule costs:
-    """Add up what the jobs of each rule took, when all others are done: their records are in results/benchmarks/."""
-    input:
-        last=["results/comparison.tsv", "results/figures/qualitative.png"],
-        quality=collect("results/quality/{dataset}.tsv", dataset=scans),
-        trainings=collect("results/train/{model}/{seed}/cost.json", model=models, seed=seeds),
-    output:
-        table="results/costs.tsv",
-        page=report("results/costs.html", caption="report/costs.rst", category="Costs", labels={"show": "costs"}),
-    log:
-        "results/logs/costs.log",
-    benchmark:
-        "results/benchmarks/costs.tsv"
-    conda:
-        "../envs/analysis.yaml"
-    threads: 1
-    resources:
-        mem_mb=scaled(2000),
-        runtime=scaled(15),
-    params:
-        settings=cost_settings,
-    script:
-        "../scripts/costs.py"

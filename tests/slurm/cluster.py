@@ -71,7 +71,7 @@ AccountingStorageTRES=gres/gpu
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherParams=OverMemoryKill,UsePss
 JobAcctGatherFrequency=task=1
-NodeName={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=256000 Gres=gpu:v100:2,gpu:a100:1,gpu:t4:4 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=256000 Gres=gpu:v100:2,gpu:a100:1,gpu:t4:8 State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES DefaultTime=10 PriorityTier=1 PreemptMode=OFF State=UP
 PartitionName=gpu Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=OFF State=UP
 PartitionName=spare Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=8 State=UP
@@ -82,7 +82,7 @@ GRES_CONF = """\
 AutoDetect=off
 NodeName={host} Name=gpu Type=v100 File={folder}/gpu[0-1]
 NodeName={host} Name=gpu Type=a100 File={folder}/gpu2
-NodeName={host} Name=gpu Type=t4 File={folder}/gpu[3-6]
+NodeName={host} Name=gpu Type=t4 File={folder}/gpu[3-10]
 """
 
 SLURMDBD_CONF = """\
@@ -146,11 +146,12 @@ class Cluster:
         (self.folder / "munge.key").write_bytes(os.urandom(128))
         (self.folder / "munge.key").chmod(0o400)
         try:
-            for number in range(7):  # a GPU's file must be a character device, or CUDA_VISIBLE_DEVICES stays empty
+            for number in range(11):  # a GPU's file must be a character device, or CUDA_VISIBLE_DEVICES stays empty
                 os.mknod(self.folder / f"gpu{number}", 0o20666, os.makedev(1, 3))
         except OSError as error:
             raise NoSlurm(f"device files for feigned GPUs cannot be made here ({error})") from None
         os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
+        os.environ["BRAINUAD_TEST_SLURM"] = "ours"  # SLURM_CONF alone might be a real cluster's
         os.environ["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
     def munge_arguments(self) -> list[str]:
@@ -214,7 +215,7 @@ class Cluster:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                ours = process.environ().get("SLURM_CONF") == os.environ["SLURM_CONF"]
+                ours = process.environ().get("SLURM_CONF") == str(self.folder / "slurm.conf")
                 if ours and process.pid != os.getpid():
                     found.append(process)
         return found

@@ -1,0 +1,31 @@
+"""
+Add up what the jobs of each rule took.
+
+inputs    results/benchmarks/, written by Snakemake beside every job; results/train/{model}/{seed}/cost.json
+outputs   results/costs.tsv, costs.html
+"""
+
+
+rule costs:
+    """Add up what the jobs of each rule took, when all others are done: their records are in results/benchmarks/."""
+    input:
+        last=["results/comparison.tsv", "results/figures/qualitative.png"],
+        quality=collect("results/quality/{dataset}.tsv", dataset=scans),
+        trainings=collect("results/train/{model}/{seed}/cost.json", model=models, seed=seeds),
+    output:
+        table="results/costs.tsv",
+        page=report("results/costs.html", caption="report/costs.rst", category="Costs", labels={"show": "costs"}),
+    log:
+        "results/logs/costs.log",
+    benchmark:
+        "results/benchmarks/costs.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(15),
+    params:
+        settings=cost_settings,
+    script:
+        "../scripts/costs.py"
