@@ -10,7 +10,7 @@ HEADER = "s\th:m:s\tmax_rss\tcpu_time"
 
 @pytest.fixture
 def study(tmp_path):
-    """Records of two rules, one a job of another dataset, one of a chunk that is no more, one of an older layout, and two trainings."""
+    """Records of two rules, some of another dataset, of a lost chunk and of an older layout; two trainings."""
     times = {"preprocess/a/0001": 60, "preprocess/a/0002": 180}
     times |= dict.fromkeys(["preprocess/a/0003", "preprocess/a/sub-a001", "preprocess/gone/0001"], 999)
     for name, seconds in {**times, "quality/a": 2}.items():
