@@ -10,8 +10,9 @@ HEADER = "s\th:m:s\tmax_rss\tcpu_time"
 
 @pytest.fixture
 def study(tmp_path):
-    """Records of two rules, one a job of another dataset, one of a chunk that is no more, and two trainings."""
-    times = {"preprocess/a/0001": 60, "preprocess/a/0002": 180, "preprocess/a/0003": 999, "preprocess/gone/0001": 999}
+    """Records of two rules, some of another dataset, of a lost chunk and of an older layout; two trainings."""
+    times = {"preprocess/a/0001": 60, "preprocess/a/0002": 180}
+    times |= dict.fromkeys(["preprocess/a/0003", "preprocess/a/sub-a001", "preprocess/gone/0001"], 999)
     for name, seconds in {**times, "quality/a": 2}.items():
         path = tmp_path / f"results/benchmarks/{name}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +26,7 @@ def study(tmp_path):
         )
         trainings.append(path)
     records = {
-        "phantom": "results/benchmarks/phantom/{dataset}/{scan}.tsv",
+        "phantom": "results/benchmarks/phantom/{dataset}/{chunk}.tsv",
         "preprocess": "results/benchmarks/preprocess/{dataset}/{chunk}.tsv",
         "quality": "results/benchmarks/quality/{dataset}.tsv",
         "train": "results/benchmarks/train/{model}/{seed}.tsv",

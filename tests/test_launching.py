@@ -70,8 +70,9 @@ class LongTask(jobs.Task):
 def test_a_training_that_outlives_its_time_twice_ends_with_the_same_weights(tmp_path, cohort, monkeypatch, capsys):
     monkeypatch.setattr(launching, "Task", LongTask)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    launch(arguments(tmp_path / "run", cohort), local(runtime=20 / 60))
-    log = next((tmp_path / "run/submitit").glob("*_0_log.out")).read_text()
+    launch(arguments(tmp_path / "run", cohort), local(runtime=30 / 60))
+    # One log, unless the machine is so busy that a start was over before it began.
+    log = "".join(path.read_text() for path in (tmp_path / "run/submitit").glob("*_0_log.out"))
     assert json.loads((tmp_path / "run/cost.json").read_text())["starts"] == 3, log
     assert log.count("saved on request") == 2
     assert "has trained" in capsys.readouterr().out
@@ -282,6 +283,7 @@ def test_a_job_is_submitted_and_its_outputs_fetched(tmp_path, cluster, start):
         assert f"#SBATCH {option}\n" in script
     assert sys.executable in script
     assert f"PYTHONPATH={jobs.LIBRARY}" in script
+    assert "export OMP_NUM_THREADS=8 " in script
     assert not record(tmp_path).exists()
     assert {path.name for path in record(tmp_path).parent.iterdir()} == {"lock"}
 

@@ -135,3 +135,9 @@ def test_a_set_without_rows_to_score_is_refused(monkeypatch, tmp_path):
 def test_device_is_chosen_by_name():
     assert scoring.device_of("cpu").type == "cpu"
     assert scoring.device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_named():
+    with pytest.raises(ValueError, match="no GPU that torch can use"):
+        scoring.device_of("cuda")

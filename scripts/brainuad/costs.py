@@ -67,7 +67,8 @@ def read_records(pattern: str, settings: dict) -> pd.DataFrame:
 
 def is_known(names: dict[str, str], settings: dict) -> bool:
     """Whether a job with these wildcards is one of the study as it is configured now."""
-    if "chunk" in names and int(names["chunk"]) > settings["chunks"].get(names.get("dataset"), 0):
+    chunk, chunks = names.get("chunk", "0"), settings["chunks"].get(names.get("dataset"), 0)
+    if not chunk.isdigit() or int(chunk) > chunks:  # a record of fewer scans a job, or of an older layout
         return False
     return all(value in settings["known"][name] for name, value in names.items() if name in settings["known"])
 

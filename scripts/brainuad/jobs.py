@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 import psutil
 import submitit
@@ -122,7 +123,7 @@ class Slurm:
             comment=comment,
             dependency="singleton",
             stderr_to_stdout=True,
-            setup=[f"export PYTHONPATH={LIBRARY}${{PYTHONPATH:+:$PYTHONPATH}}", threads(self.resources)],
+            setup=[f"export PYTHONPATH={quote(str(LIBRARY))}${{PYTHONPATH:+:$PYTHONPATH}}", threads(self.resources)],
         )
         with outside_of_jobs():
             return executor.submit(dataclasses.replace(task, gpus=gpus, nodes=nodes)).job_id

@@ -184,7 +184,7 @@ class Launch:
         paths = {name: Path(path).absolute() if path else None for name, path in paths.items()}
         samples = [Path(folder).absolute() for folder in self.arguments["samples"]]
         task = Task({**self.arguments, **paths, "samples": samples})
-        memory_mb = self.memory_mb * 2**raises
+        memory_mb, saved = self.memory_mb * 2**raises, self.saved()
         try:
             job_id = self.cluster.submit(task, self.name, self.fingerprint, memory_mb)
         except RuntimeError as error:
@@ -192,7 +192,7 @@ class Launch:
                 f"{self.folder.parent}: no job could be submitted; correct the resources of the rule train in the "
                 f"profile. {str(error).strip()}"
             ) from None
-        record = Record(job_id, self.fingerprint, memory_mb, losses, raises, self.saved())
+        record = Record(job_id, self.fingerprint, memory_mb, losses, raises, saved)
         self.write_record(record)
         announce(f"{self.cluster.title} {job_id} trains {self.folder.parent}; log: {self.log(job_id)}")
         return record

@@ -87,8 +87,17 @@ def components(detector, perceptual: PerceptualDistance, x: Tensor) -> dict[str,
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name; ``auto`` is the GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """The device of that name; ``auto`` is the GPU where there is one.
+
+    Raises:
+        ValueError: there is no GPU, or the installed torch has no code for it.
+    """
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    if device.type == "cuda":
+        from brainuad.devices import prepare_gpu  # brings Fabric, whose second a job on a CPU spares
+
+        prepare_gpu("32-true", 0)
+    return device
 
 
 def partial(folder: Path, name: str) -> Path:
