@@ -30,7 +30,7 @@ from brainuad.schedule import learning_rate
 
 __all__ = ["train"]
 
-CHECKPOINT = "2"  # count up when a checkpoint's content changes: those of before are then not resumed from
+CHECKPOINT = "3"  # count up when a checkpoint's content changes: those of before are then not resumed from
 DEFAULT_BATCH_SIZE = 32  # of models that are fitted at once, for which it has no meaning
 
 
@@ -150,7 +150,8 @@ class Run:
         self.position, self.totals, self.epoch_seconds = 0, {}, 0.0
         self.weight = 1.0  # share of this process in the current batch
         self.saved = 0  # epochs behind the last checkpoint
-        self.seconds_before, self.peak_before, self.starts, self.fingerprint = 0.0, 0.0, 1, ""
+        self.seconds_before, self.cpu_before, self.peak_before = 0.0, 0.0, 0.0
+        self.starts, self.fingerprint = 1, ""
 
     def groups(self) -> list[dict]:
         """Parameter groups of all optimisers."""
@@ -320,6 +321,7 @@ class Run:
             "totals": {name: value.cpu() for name, value in totals.items()},
             "epoch_seconds": self.seconds_in_epoch(),
             "seconds": self.seconds(),
+            "cpu_seconds": self.cpu_seconds(),
             "peak_memory_mb": self.peak_memory(),
             "starts": self.starts,
         }
@@ -335,7 +337,7 @@ class Run:
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.rows, self.seconds_before = state["rows"], state["seconds"]
+        self.rows, self.seconds_before, self.cpu_before = state["rows"], state["seconds"], state["cpu_seconds"]
         self.saved = len(self.rows)
         self.position, self.epoch_seconds = state["position"], state["epoch_seconds"]
         if self.ranks.writes:  # the sums are of all processes
@@ -352,6 +354,10 @@ class Run:
         """Wall time of all starts."""
         return self.seconds_before + time.monotonic() - self.began
 
+    def cpu_seconds(self) -> float:
+        """Processor time of all starts of this process, imports included."""
+        return self.cpu_before + time.process_time()
+
     def peak_memory(self) -> float:
         """Largest memory of all starts, MB."""
         return max(self.peak_before, peak_memory(self.fabric.device))
@@ -363,6 +369,7 @@ class Run:
         seconds, epochs = sum(row["seconds"] for row in self.rows), int(self.rows[-1]["epoch"])
         return {
             "wall_seconds": self.seconds(),
+            "cpu_seconds": self.ranks.count * self.cpu_seconds(),  # of several processes the others take as long
             "peak_memory_mb": self.peak_memory(),
             "peak_memory_meaning": "allocated on the GPU by torch" if gpu else "resident in the process",
             "device": torch.cuda.get_device_name() if gpu else processor,
