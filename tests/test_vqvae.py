@@ -79,12 +79,10 @@ def test_refuses_sides_that_it_would_crop(size):
         create("vqvae.VQVAE", size, {})
 
 
-@both_sizes
-def test_equals_its_peer(generative, size):
-    """Training: the terms of two passes, and the codebook that they move."""
-    model = build("vqvae.VQVAE", size).train()
-    theirs = generative.VQVAE(
-        spatial_dims=len(size),
+def peer(generative, dims):
+    """monai-generative's network in the size of the tiny preset."""
+    return generative.VQVAE(
+        spatial_dims=dims,
         in_channels=1,
         out_channels=1,
         num_channels=(8, 8),
@@ -94,7 +92,14 @@ def test_equals_its_peer(generative, size):
         upsample_parameters=((2, 4, 1, 1, 0),) * 2,
         num_embeddings=8,
         embedding_dim=4,
-    ).train()
+    )
+
+
+@both_sizes
+def test_equals_its_peer(generative, size):
+    """Training: the terms of two passes, and the codebook that they move."""
+    model = build("vqvae.VQVAE", size).train()
+    theirs = peer(generative, len(size)).train()
     model.network.load_state_dict(theirs.state_dict())
     x = brains(2, size)
     for _ in range(2):
@@ -109,18 +114,7 @@ def test_equals_its_peer(generative, size):
 
 @both_sizes
 def test_reconstruction_and_codes_equal_the_peer(generative, size):
-    theirs = generative.VQVAE(
-        spatial_dims=len(size),
-        in_channels=1,
-        out_channels=1,
-        num_channels=(8, 8),
-        num_res_layers=1,
-        num_res_channels=(8, 8),
-        downsample_parameters=((2, 4, 1, 1),) * 2,
-        upsample_parameters=((2, 4, 1, 1, 0),) * 2,
-        num_embeddings=8,
-        embedding_dim=4,
-    ).eval()
+    theirs = peer(generative, len(size)).eval()
     model = build("vqvae.VQVAE", size).eval()
     model.adopt(theirs.state_dict())
     x = brains(3, size)
