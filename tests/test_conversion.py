@@ -120,3 +120,39 @@ def test_mistakes_are_sentences(tmp_path):
             "width: 12, heads: [2, 4], unit: 8",
         )
     assert not list(tmp_path.glob("a.*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"size": (0, 0)}, "every side has 1 pixel or more"),
+        ({"params": "channels: 8"}, "cannot be built with the params"),
+        ({"more": ["--upstream", "absent.safetensors"]}, r"absent\.safetensors does not exist"),
+        ({"more": ["--order", "absent.npy"]}, r"absent\.npy does not exist"),
+        ({"checkpoint": "."}, "is no file"),
+        ({"state": {"network": torch.zeros(1)}}, "Missing key"),
+        ({"state": {"net": {"a": torch.zeros(1)}, "epoch": 1}}, "but net, epoch; save the state dict alone"),
+        ({"state": {"a": torch.full((2,), torch.nan)}}, "numbers in 'a' that are not finite"),
+    ],
+)
+def test_odd_input_is_a_sentence(tmp_path, change, says):
+    torch.save(change.get("state", vqvae_of(VQVAENetwork, 2).state_dict()), tmp_path / "vqvae.pth")
+    checkpoint = change.get("checkpoint", tmp_path / "vqvae.pth")
+    paths = checkpoint, tmp_path / "vqvae.safetensors", "vqvae.VQVAE"
+    with pytest.raises(SystemExit, match=says) as error:
+        command(*paths, change.get("size", (32, 32)), change.get("params", VQVAE_PARAMS), *change.get("more", []))
+    assert len(str(error.value)) < 900
+    assert not (tmp_path / "vqvae.safetensors").exists()
+
+
+def test_params_that_are_no_yaml_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command(tmp_path / "vqvae.pth", tmp_path / "vqvae.safetensors", "vqvae.VQVAE", (32, 32), "channels: [8")
+    assert "is no mapping such as" in capsys.readouterr().err
+
+
+def test_names_lose_the_prefixes_of_wrappers(tmp_path):
+    network = vqvae_of(VQVAENetwork, 2)
+    torch.save({f"module._orig_mod.{k}": v for k, v in network.state_dict().items()}, tmp_path / "vqvae.pth")
+    model = command(tmp_path / "vqvae.pth", tmp_path / "a.safetensors", "vqvae.VQVAE", (32, 32), VQVAE_PARAMS)
+    assert all(torch.equal(v, model.network.state_dict()[k]) for k, v in network.state_dict().items())

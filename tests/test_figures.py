@@ -161,10 +161,22 @@ def study(tmp_path):
     return tmp_path
 
 
-def test_typical_sample_is_that_of_median_size(study):
+def test_typical_sample_is_that_of_median_amount(study):
     for dataset in ("ixi", "hcp_synthetic"):
         samples = SampleSet(study / "samples" / dataset)
         assert typical(samples, samples.rows("test")) == 3, "test rows 1 to 3 have sides 3, 8 and 6"
+
+
+def test_an_anomaly_as_bright_as_its_surroundings_is_not_typical(tmp_path):
+    writer = SampleWriter(tmp_path, 3, SIZE)
+    for intensity in (0.55, 0.5, 0.9):
+        lesion = np.zeros(SIZE, bool)
+        lesion[4:10, 4 : 4 + round(10 * intensity)] = True
+        image = np.where(lesion, intensity, 0.5)
+        row = {"scan": "sub-1", "subject": "1", "session": "", "split": "test", "position": 0.0}
+        writer.add(image.astype(np.float32), np.ones(SIZE, bool), lesion, row)
+    writer.close()
+    assert typical(SampleSet(tmp_path), np.arange(3)) == 0
 
 
 @pytest.mark.parametrize("anomalous", ["hcp_synthetic", "ixi", None])

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pickle
+import signal
 import stat
 import sys
 import threading
@@ -19,6 +20,7 @@ import pytest
 from brainuad import jobs, launching, slurm
 from brainuad.configuration import ConfigurationError, choose_launcher
 from brainuad.fingerprint import fingerprint
+from brainuad.interruption import Interrupted, Interruption
 from brainuad.launching import LaunchError, launch
 from brainuad.models import class_of, load
 
@@ -131,6 +133,26 @@ def test_the_loss_of_one_process_is_no_exception_of_the_training(tmp_path, cohor
     with pytest.raises(LaunchError, match="ended as FAILED without a result") as error:
         launch(arguments(tmp_path / "run", cohort, epochs=100_000), local(tasks_per_node=2))
     assert "all_reduce" in str(error.value)
+
+
+def test_a_job_that_is_cancelled_while_it_stops_is_not_requeued(monkeypatch):
+    requeued = []
+
+    def train(interruption, **arguments):
+        interruption.note(signal.SIGUSR2, None)
+        interruption.note(signal.SIGTERM, None)
+        raise Interrupted
+
+    def wait():
+        raise TimeoutError("waits to be ended")
+
+    monkeypatch.setattr(Interruption, "listen", lambda self: None)
+    monkeypatch.setattr(signal, "getsignal", lambda number: lambda *_: requeued.append(number))
+    monkeypatch.setattr(signal, "pause", wait)
+    monkeypatch.setattr("brainuad.training.train", train)
+    with pytest.raises(TimeoutError):
+        jobs.Task({})()
+    assert not requeued
 
 
 def test_two_processes_train_through_submitit(tmp_path, cohort):

@@ -340,8 +340,23 @@ def test_weights_that_do_not_belong_are_refused(tmp_path, cohort):
         run(tmp_path / "run", cohort, prior, upstream=other, weights=weights)
     with pytest.raises(ValueError, match="does not fit the params of the model's entry: size mismatch for network"):
         run(tmp_path / "run", cohort, entry(params={**VQVAE["params"], "codes": 8}), weights=vqvae)
+    backwards = {**prior, "params": {**prior["params"], "orderings": ["raster-x"]}}
+    with pytest.raises(ValueError, match=r"was trained with orderings \['raster'\]"):
+        run(tmp_path / "run", cohort, backwards, upstream=vqvae, weights=weights)
     kept, _ = run(tmp_path / "run", cohort, {**prior, "epochs": 0}, upstream=vqvae, weights=weights)
     assert same(kept, load(weights).state_dict())
+
+
+def test_options_of_test_time_may_differ_from_those_of_given_weights(tmp_path, cohort):
+    params = {"width": 12, "heads": [2, 4], "unit": 8}
+    settings = entry(**{"class": "swin_mae.SwinMAE", "params": params, "epochs": 1})
+    run(tmp_path / "first", cohort, settings)
+    weights = tmp_path / "first" / "model.safetensors"
+    more = {**settings, "epochs": 0, "params": {**params, "permutations": 3, "seed": 7}}
+    run(tmp_path / "more", cohort, more, weights=weights)
+    model = load(tmp_path / "more" / "model.safetensors")
+    assert model.dealings.shape[0] == 3
+    assert not torch.equal(model.dealings[:1], load(weights).dealings)
 
 
 def test_a_perceptual_term_gets_its_distance_and_leaves_no_trace_in_the_weights(tmp_path, cohort):
@@ -385,6 +400,30 @@ def test_loss_that_is_not_finite_stops_training(tmp_path, cohort, monkeypatch):
         ValueError, match=r"epoch 3 because loss term 'commitment' is inf; .*after epoch 2, is in .*checkpoint\.pt"
     ):
         run(tmp_path / "run", cohort, entry())
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("broken_update", "epoch", "saved"), [(6, 2, False), (9, 3, True), (15, 5, True)])
+def test_a_broken_weight_is_neither_saved_nor_handed_on(tmp_path, cohort, monkeypatch, broken_update, epoch, saved):
+    step, updates = Detector.step, []
+
+    def break_afterwards(self, x, optimizers, backward):
+        updates.append(1)
+        terms = step(self, x, optimizers, backward)
+        if len(updates) == broken_update:  # the last of an epoch: the loss of before does not show it
+            next(self.parameters()).data.fill_(math.nan)
+        return terms
+
+    monkeypatch.setattr(Detector, "step", break_afterwards)
+    settings = entry()
+    settings["training"] = {**settings["training"], "validate_every": 100}
+    with pytest.raises(ValueError, match=rf"stopped in epoch ({epoch}|{epoch + 1}) because .* (is not finite|is nan);"):
+        run(tmp_path / "run", cohort, settings)
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    assert checkpoint.exists() == saved
+    if saved:
+        state = torch.load(checkpoint, weights_only=True)["model"]
+        assert all(value.isfinite().all() for value in state.values())
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 

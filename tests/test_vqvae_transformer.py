@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from brainuad.models import create, load, save
 from brainuad.models.healing import Cache, choose, heal, log_likelihood, sample
 from brainuad.models.vqvae_transformer import Transformer, reading_order, weights_from_monai
-from tiny import brains
+from tiny import backward, brains
 
 VARIANTS = [f"{kind}{axes}" for kind in ("raster", "transposed") for axes in ("", "-x", "-y", "-xy")]
 CODES, LENGTH = 16, 240
@@ -110,7 +110,7 @@ def trained():
     params = {"width": 32, "depth": 3, "heads": 4}
     model = create("vqvae_transformer.VQVAETransformer", (48, 48), params, upstream).train()
     optimizers = model.optimizers(3e-3)
-    first, *_, last = [model.step(x[i % 8 :: 8], optimizers, lambda loss: loss.backward())["loss"] for i in range(80)]
+    first, *_, last = [model.step(x[i % 8 :: 8], optimizers, backward)["loss"] for i in range(80)]
     assert last < first / 1.5
     x[::2, :, 20:30, 16:28] = 0.9
     return model.eval(), x
@@ -198,7 +198,7 @@ def test_each_member_learns_as_if_alone():
     losses = [member.loss(codes[:, order]) for member, order in model.members()]
     weights = [list(member.parameters()) for member in model.transformers]
     expected = [torch.autograd.grad(loss, own) for loss, own in zip(losses, weights, strict=True)]
-    terms = model.step(x, model.optimizers(1e-3), lambda loss: loss.backward())
+    terms = model.step(x, model.optimizers(1e-3), backward)
     for own, gradients in zip(weights, expected, strict=True):
         assert all(torch.equal(p.grad, g) for p, g in zip(own, gradients, strict=True))
     torch.testing.assert_close(terms["loss"], torch.stack(losses).mean().detach())

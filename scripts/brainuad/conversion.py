@@ -18,6 +18,7 @@ from brainuad.models import create, load, save
 
 __all__ = ["convert", "read_state_dict"]
 
+PREFIXES = ("module.", "_orig_mod.")  # of data parallelism and of compilation
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which trainers keep a state dict
 EXAMPLES = """examples:
   python -m brainuad.conversion vqvae.pth vqvae.safetensors --class vqvae.VQVAE --size 128 128
@@ -53,11 +54,18 @@ def convert(
     """
     if weights.suffix != ".safetensors":
         raise ValueError(f"{weights} must end in .safetensors.")
-    model = create(class_name, size, params, load(upstream) if upstream else None)
+    for given in filter(None, (upstream, order)):
+        if not given.is_file():
+            raise ValueError(f"{given} does not exist.")
     try:
-        model.adopt(read_state_dict(checkpoint))
+        model = create(class_name, size, params, load(upstream) if upstream else None)
+    except TypeError as error:
+        raise ValueError(f"{class_name} cannot be built with the params {params}: {error}.") from error
+    state = read_state_dict(checkpoint)
+    try:
+        model.adopt(state)
     except RuntimeError as error:
-        reasons = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        reasons = "; ".join(shortened(line.strip()) for line in str(error).splitlines()[1:4])
         raise ValueError(f"{checkpoint} does not fit {class_name} with these params: {reasons}") from error
     if order is not None:
         adopt_order(model, order)
@@ -65,14 +73,19 @@ def convert(
     save(model, weights, weights.with_suffix(".json"), {"converted_from": checkpoint.name})
 
 
+def shortened(reason: str, length: int = 160) -> str:
+    """One of torch's reasons; of a long list of names its beginning."""
+    return reason if len(reason) <= length else f"{reason[:length]}…"
+
+
 def read_state_dict(checkpoint: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, on the CPU; names lose the prefix that data parallelism gives them.
+    """The tensors of a checkpoint by name, on the CPU; names lose the prefixes of data parallelism and compilation.
 
     Raises:
         ValueError: it is no state dict, or holds objects that only unpickling could bring back.
     """
     if not checkpoint.is_file():
-        raise ValueError(f"{checkpoint} does not exist.")
+        raise ValueError(f"{checkpoint} {'is no file' if checkpoint.exists() else 'does not exist'}.")
     try:
         if checkpoint.suffix == ".safetensors":
             state = load_file(checkpoint)
@@ -86,8 +99,17 @@ def read_state_dict(checkpoint: Path) -> dict[str, Tensor]:
     for wrapper in WRAPPERS:
         state = state.get(wrapper, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{checkpoint} holds no state dict: names with a tensor each.")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+        found = ", ".join(map(str, state)) if isinstance(state, dict) and state else type(state).__name__
+        raise ValueError(
+            f"{checkpoint} holds no state dict, which is names with a tensor each, but {shortened(found)}; save the "
+            f"state dict alone, or under one of {', '.join(WRAPPERS)}."
+        )
+    broken = [name for name, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"{checkpoint} has numbers in {broken[0]!r} that are not finite: it cannot be used.")
+    for prefix in PREFIXES:
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def adopt_order(model: torch.nn.Module, order: Path) -> None:
@@ -124,7 +146,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def yaml_mapping(text: str) -> dict:
     """A mapping in YAML, with or without its braces."""
-    value = yaml.safe_load(text if text.lstrip().startswith("{") else f"{{{text}}}")
+    try:
+        value = yaml.safe_load(text if text.lstrip().startswith("{") else f"{{{text}}}")
+    except yaml.YAMLError:
+        value = None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is no mapping such as 'codes: 256'.")
     return value

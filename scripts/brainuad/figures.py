@@ -108,13 +108,25 @@ def example(dataset: str, samples: SampleSet, folders: dict[str, Path]) -> Examp
 
 
 def typical(samples: SampleSet, rows: np.ndarray) -> int:
-    """The row whose lesion (in a healthy set: whose brain) is of median size, a choice that flatters nobody."""
-    sizes = samples.lesion[rows].reshape(len(rows), -1).sum(1)
-    if not sizes.any():
-        sizes = samples.brain[rows].reshape(len(rows), -1).sum(1)
-    order = np.argsort(sizes, kind="stable")
-    order = order[sizes[order] > 0]
+    """The row whose anomaly stands out by the median amount, a choice that flatters nobody.
+
+    An anomaly stands out by its size times the difference of its mean intensity from that of the brain around it; in a
+    healthy set the brain of median size is taken.
+    """
+    amounts = np.array([standing_out(samples.images[row], samples.brain[row], samples.lesion[row]) for row in rows])
+    if not amounts.any():
+        amounts = samples.brain[rows].reshape(len(rows), -1).sum(1)
+    order = np.argsort(amounts, kind="stable")
+    order = order[amounts[order] > 0]
     return int(rows[order[(len(order) - 1) // 2]])
+
+
+def standing_out(image: np.ndarray, brain: np.ndarray, lesion: np.ndarray) -> float:
+    """Pixels of an anomaly times its contrast with the rest of the brain; 0 without one."""
+    around = brain & ~lesion
+    if not lesion.any() or not around.any():
+        return float(lesion.sum())
+    return float(lesion.sum() * abs(image[lesion].mean() - image[around].mean()))
 
 
 def axial(array: np.ndarray, lesion: np.ndarray) -> np.ndarray:

@@ -59,6 +59,8 @@ class Task:
         try:
             train(**self.arguments, gpus=self.gpus, nodes=self.nodes, interruption=interruption)
         except Interrupted:
+            while interruption.save:  # cancelled or preempted meanwhile: Slurm ends the job and knows what comes next
+                signal.pause()
             if submitit.JobEnvironment().global_rank == 0:
                 try:
                     requeue(signal.SIGUSR2, None)

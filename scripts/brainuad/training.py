@@ -30,7 +30,7 @@ from brainuad.schedule import learning_rate
 
 __all__ = ["train"]
 
-CHECKPOINT = "3"  # count up when a checkpoint's content changes: those of before are then not resumed from
+CHECKPOINT = "4"  # count up when a checkpoint's content changes: those of before are then not resumed from
 DEFAULT_BATCH_SIZE = 32  # of models that are fitted at once, for which it has no meaning
 
 
@@ -101,6 +101,7 @@ def train(
         run.learn(checkpoint)
     else:
         run.fit()
+    run.refuse_broken_weights(checkpoint)
     if not run.ranks.writes:
         return
     save(detector, model, description, provenance(settings, seed))
@@ -176,8 +177,8 @@ class Run:
             if len(self.validation) and (last or (epoch + 1) % schedule["validate_every"] == 0):
                 row |= {f"validation_{name}": value for name, value in self.evaluate(self.validation).items()}
             self.rows.append(row)
-            self.check(row, checkpoint)
             self.position, self.totals, self.epoch_seconds = 0, {}, 0.0
+            self.check(row, checkpoint)
             self.epoch_began = time.monotonic()
             if last or (epoch + 1) % schedule["checkpoint_every"] == 0:
                 self.checkpoint(checkpoint)
@@ -287,18 +288,27 @@ class Run:
             row |= {f"validation_{name}": value for name, value in self.evaluate(self.validation).items()}
         self.rows.append(row)
 
-    def check(self, row: dict, checkpoint: Path) -> None:
+    def check(self, row: dict[str, float], checkpoint: Path) -> None:
         """Stop when a loss term is not finite."""
         broken = {name: value for name, value in row.items() if not math.isfinite(value)}
         if broken:
             name, value = next(iter(broken.items()))
-            saved = (
-                f"the last good state, after epoch {self.saved}, is in {checkpoint}" if self.saved else "none was saved"
-            )
-            raise ValueError(
-                f"Training stopped in epoch {row['epoch']} because loss term {name!r} is {value}; {saved}: "
-                "lower the model's lr or set training.precision to 32-true."
-            )
+            self.stop(f"loss term {name!r} is {value}", checkpoint)
+
+    def refuse_broken_weights(self, checkpoint: Path) -> None:
+        """Stop when a weight is not finite: the loss, which is of before the last update, does not show it."""
+        broken = [name for name, value in self.detector.state_dict().items() if not value.isfinite().all()]
+        if broken:
+            self.stop(f"weight {broken[0]!r} is not finite", checkpoint)
+
+    def stop(self, why: str, checkpoint: Path) -> None:
+        """Raise, with the epoch and the last good checkpoint."""
+        epoch = len(self.rows) + (self.position > 0)
+        saved = f"the last good state, after epoch {self.saved}, is in {checkpoint}"
+        raise ValueError(
+            f"Training stopped in epoch {epoch} because {why}; {saved if self.saved else 'no state was saved before'}: "
+            "lower the model's lr or set training.precision to 32-true."
+        )
 
     def checkpoint(self, path: Path) -> None:
         """Write all that the next start needs; the file is replaced at once, never half written.
@@ -306,8 +316,8 @@ class Run:
         All processes call this at the same step; one of them writes.
         """
         totals = self.ranks.total(self.totals)
-        if not all(total.isfinite() for total in totals.values()):
-            return  # what is broken is no state to go on from; the end of the epoch says so
+        self.check({name: float(total) for name, total in totals.items()}, path)
+        self.refuse_broken_weights(path)
         self.saved = len(self.rows)
         if not self.ranks.writes:
             return

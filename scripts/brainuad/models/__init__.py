@@ -167,6 +167,11 @@ def begin_with(detector: Detector, weights: Path) -> None:
             f"{weights} holds a {trained.recipe['class']}, not a {detector.recipe['class']}: correct the `weights` of "
             "the model's entry."
         )
+    for name in detector.tied:
+        if parameter(detector, name) != parameter(trained, name):
+            raise ValueError(
+                f"{weights} was trained with {name} {parameter(trained, name)}: write the same into the model's params."
+            )
     own, values = detector.state_dict(), trained.state_dict()
     upstream = [name for name in own if name.startswith("upstream.")]
     if any(name not in values or not torch.equal(own[name], values[name]) for name in upstream):
@@ -179,6 +184,12 @@ def begin_with(detector: Detector, weights: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{weights} does not fit the params of the model's entry: {reason}") from error
+
+
+def parameter(model: Detector, name: str) -> object:
+    """The value that a model was built with for a parameter, its default included."""
+    default = inspect.signature(type(model)).parameters[name].default
+    return json.loads(json.dumps(model.recipe["params"].get(name, default)))
 
 
 def provenance(settings: dict, seed: int) -> dict:
@@ -195,7 +206,7 @@ def provenance(settings: dict, seed: int) -> dict:
         "settings_sha256": hashlib.sha256(encoded).hexdigest(),
         "seed": seed,
         "commit": commit(),
-        "versions": {name: installed_version(name) for name in PACKAGES},
+        "versions": {name: found for name in PACKAGES if (found := installed_version(name))},
     }
 
 

@@ -23,12 +23,14 @@ class Detector(nn.Module):
             16: tests and the miniature study meet every model in it.
         requires: class (``file.Class``) of the trained model that this one builds on, or None. Such a class
             takes ``upstream`` as its second argument.
+        tied: parameters that trained weights hold good for only as they were, though no shape shows it.
         recipe: set by ``brainuad.models.create``: what builds this model again.
         needs_perceptual: whether ``loss`` measures a perceptual distance.
     """
 
     tiny: ClassVar[dict]
     requires: ClassVar[str | None] = None
+    tied: ClassVar[tuple[str, ...]] = ()
     recipe: dict
     needs_perceptual: bool = False
 
@@ -41,12 +43,14 @@ class Detector(nn.Module):
                 trained and stays in eval mode.
 
         Raises:
-            ValueError: size has neither two nor three axes.
+            ValueError: size has neither two nor three axes, or an axis without pixels.
         """
         super().__init__()
         if len(size) not in (2, 3):
             raise ValueError(f"Images of size {tuple(size)} have {len(size)} axes: samples.size must list 2 or 3.")
         self.size = tuple(int(side) for side in size)
+        if min(self.size) < 1:
+            raise ValueError(f"Images of size {self.size} do not exist: every side has 1 pixel or more.")
         self.upstream = upstream.requires_grad_(False).eval() if upstream is not None else None
 
     def train(self, mode: bool = True) -> "Detector":

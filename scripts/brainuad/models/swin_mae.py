@@ -70,8 +70,9 @@ class SwinMAE(Detector):
             optimizer: ``adamw`` as in the authors' code or ``adam``.
             permutations: how often ``reconstruct`` deals the units out; its passes are so many times groups.
             seed: of that dealing.
-            side: pixels along each axis that the network works at, as the authors' 224; images are resized to it and
-                reconstructions back, so that every model is measured on the same pixels. None works at ``size``.
+            side: pixels along every axis that the network works at, as the authors' 224; images are resized to a
+                square of it and reconstructions back, so that every model is measured on the same pixels. None works
+                at ``size``.
 
         Raises:
             ValueError: an argument that does not exist, or a size that cannot be cut as it says.
@@ -84,6 +85,8 @@ class SwinMAE(Detector):
             raise ValueError(f"A Swin MAE needs 1 permutation or more, not {permutations}: correct its params.")
         self.channels, self.unit, self.groups = channels, unit, groups
         self.loss_name, self.optimizer_name = loss, optimizer
+        if side is not None and (not isinstance(side, int) or side < 1):
+            raise ValueError(f"A Swin MAE cannot work at side {side!r}: give a whole number of pixels, such as 224.")
         self.working_size = self.size if side is None else (side,) * len(self.size)
         self.units = cut(self.working_size, unit, groups)
         self.window = choose_window(self.working_size, PATCH * 2 ** (len(heads) - 1), window)
@@ -104,7 +107,7 @@ class SwinMAE(Detector):
             self.decoder.extend([Expand(axes, widths[i + 1]), stage(*stages[i])])
         self.head = nn.Sequential(nn.LayerNorm(width, EPSILON), nn.Linear(width, PATCH**axes * channels))
         noise = torch.rand(permutations, math.prod(self.units), generator=torch.Generator().manual_seed(seed))
-        self.register_buffer("dealings", self.deal(noise))  # (permutations, *units)
+        self.register_buffer("dealings", self.deal(noise), persistent=False)  # (permutations, *units)
         self.apply(initialise)
 
     def loss(self, x: Tensor) -> dict[str, Tensor]:
@@ -289,8 +292,9 @@ def cut(size: tuple[int, ...], unit: int, groups: int) -> tuple[int, ...]:
     whole = unit >= PATCH and unit % PATCH == 0 and not any(side % unit for side in size)
     if not whole or groups < 2 or math.prod(units) % groups:
         raise ValueError(
-            f"A Swin MAE cannot deal out images of {size} in units of {unit} pixels to {groups} groups of equal size: "
-            f"unit must be a multiple of {PATCH} that divides each side, groups a divisor of the number of units."
+            f"A Swin MAE cannot deal out images of {size} (samples.size, or the model's side) in units of {unit} "
+            f"pixels to {groups} groups of equal size: unit must be a multiple of {PATCH} that divides each side, "
+            "groups a divisor of the number of units."
         )
     return units
 
@@ -304,7 +308,7 @@ def choose_window(size: tuple[int, ...], factor: int, window: int | None) -> int
         wanted = "a whole number of windows" if window is None else f"windows of {window} tokens"
         raise ValueError(
             f"A Swin MAE cannot cut images of {size} into {wanted}: one window, at least 2, must divide each "
-            f"side / {factor} (as 4 does at 128 and 7 at 224), so change samples.size or window."
+            f"side / {factor} (as 4 does at 128 and 7 at 224), so change samples.size, or the model's side or window."
         )
     return chosen
 

@@ -35,6 +35,7 @@ class VQVAETransformer(Detector):
 
     tiny: ClassVar[dict] = {"width": 16, "depth": 2, "heads": 2}
     requires: ClassVar[str] = "vqvae.VQVAE"
+    tied: ClassVar[tuple[str, ...]] = ("orderings",)
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class VQVAETransformer(Detector):
             optimizer.zero_grad(set_to_none=True)
         for member, order in self.members():
             loss = member.loss(codes[:, order])
-            backward(loss)
+            backward(loss, inputs=list(member.parameters()))
             losses.append(loss.detach())
         for optimizer in optimizers:
             optimizer.step()
