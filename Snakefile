@@ -19,6 +19,7 @@ include: "rules/data.smk"
 include: "rules/preprocess.smk"
 include: "rules/samples.smk"
 include: "rules/models.smk"
+include: "rules/evaluate.smk"
 include: "rules/compare.smk"
 include: "rules/costs.smk"
 

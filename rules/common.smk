@@ -25,6 +25,7 @@ if workflow.is_main_process:
 
 jobs = {dataset: chunks(table, config["preprocessing"]["scans_per_job"]) for dataset, table in scans.items()}
 synthetic_datasets = [dataset for dataset, entry in config["datasets"].items() if entry["from"]]
+training_datasets = config["training"]["datasets"]
 models, seeds = config["models"], config["training"]["seeds"]
 
 

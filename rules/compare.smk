@@ -1,32 +1,11 @@
 """
-Measure every model on every dataset and put the numbers side by side.
+Put the numbers of all models side by side.
 
-inputs    results/score/{model}/{seed}/{dataset}/, results/train/{model}/{seed}/     from models.smk
-outputs   results/metrics/{model}/{seed}/{dataset}.tsv     long format: one row a number
-          results/comparison.tsv, results/table2.*         wide view; the paper's Table 2
+inputs    results/metrics/{model}/{seed}/{dataset}.tsv                               from evaluate.smk
+          results/score/{model}/{seed}/{dataset}/, results/train/{model}/{seed}/     from models.smk
+outputs   results/comparison.tsv, results/table2.*         wide view; the paper's Table 2
           results/figures/                                 the paper's Figure 2; learning curves
 """
-
-
-rule metrics:
-    """Measure one model on one dataset."""
-    input:
-        score=multiext("results/score/{model}/{seed}/{dataset}/", "map.npy", "reconstruction.npy", "table.tsv"),
-        samples=multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv"),
-    output:
-        "results/metrics/{model}/{seed}/{dataset}.tsv",
-    log:
-        "results/logs/metrics/{model}/{seed}/{dataset}.log",
-    benchmark:
-        "results/benchmarks/metrics/{model}/{seed}/{dataset}.tsv"
-    conda:
-        "../envs/analysis.yaml"
-    threads: 1
-    resources:
-        mem_mb=scaled(4000),
-        runtime=scaled(60),
-    script:
-        "../scripts/metrics.py"
 
 
 rule comparison:

@@ -25,6 +25,7 @@ devices             the GPU a job got: code for it, precision
 ranks               several processes that train one model together
 training            fits any ``Detector``: schedule, checkpoints, resume, cost
 scoring             trained model × sample set → reconstructions and anomaly maps
+thresholds          scores of healthy validation pixels → thresholds
 metrics             anomaly maps and masks → numbers in long format
 table2              the paper's Table 2 in Markdown, LaTeX, HTML and numbers
 comparison          the numbers of all models → the comparison table
