@@ -21,6 +21,7 @@ include: "rules/samples.smk"
 include: "rules/models.smk"
 include: "rules/evaluate.smk"
 include: "rules/compare.smk"
+include: "rules/judge.smk"
 include: "rules/costs.smk"
 
 
@@ -29,6 +30,9 @@ rule all:
     input:
         "results/comparison.tsv",
         multiext("results/table2", ".md", ".tex", ".csv", ".html"),
+        multiext("results/strict", ".md", ".tex", ".csv", ".html"),
+        multiext("results/paper_difference", ".tsv", ".html") if published else [],
+        "results/significance.tsv",
         multiext("results/figures/", "qualitative.png", "learning_curves.png"),
         "results/costs.tsv",
         collect("results/quality/{dataset}.tsv", dataset=scans),

@@ -3,7 +3,8 @@ Put the numbers of all models side by side.
 
 inputs    results/metrics/{model}/{seed}/{dataset}.tsv                               from evaluate.smk
           results/score/{model}/{seed}/{dataset}/, results/train/{model}/{seed}/     from models.smk
-outputs   results/comparison.tsv, results/table2.*         wide view; the paper's Table 2
+outputs   results/comparison.tsv, results/numbers.tsv      wide and long view of all numbers
+          results/table2.*, results/strict.*               a table by each protocol
           results/figures/                                 the paper's Figure 2; learning curves
 """
 
@@ -11,12 +12,8 @@ outputs   results/comparison.tsv, results/table2.*         wide view; the paper'
 rule comparison:
     """Put the numbers of all models, seeds and datasets side by side."""
     input:
-        metrics=collect(
-            "results/metrics/{model}/{seed}/{dataset}.tsv",
-            model=models,
-            seed=seeds,
-            dataset=config["datasets"],
-        ),
+        metrics=measured(".tsv"),
+        replicates=measured(".replicates.npz"),
         costs=collect("results/train/{model}/{seed}/cost.json", model=models, seed=seeds),
     output:
         comparison=report(
@@ -25,10 +22,15 @@ rule comparison:
             category="Results",
             labels={"show": "all numbers"},
         ),
-        markdown="results/table2.md",
-        latex="results/table2.tex",
-        csv="results/table2.csv",
-        html=report("results/table2.html", caption="report/table2.rst", category="Results", labels={"show": "Table 2"}),
+        long="results/numbers.tsv",
+        paper=multiext("results/table2", ".md", ".tex", ".csv"),
+        strict=multiext("results/strict", ".md", ".tex", ".csv"),
+        pages=report(
+            expand("results/{table}.html", table=["table2", "strict"]),
+            caption="report/tables.rst",
+            category="Results",
+            labels={"show": "tables"},
+        ),
     log:
         "results/logs/comparison.log",
     benchmark:
@@ -37,7 +39,7 @@ rule comparison:
         "../envs/analysis.yaml"
     threads: 1
     resources:
-        mem_mb=scaled(2000),
+        mem_mb=scaled(4000),
         runtime=scaled(15),
     params:
         settings=table_settings,

@@ -3,7 +3,8 @@ Hold the anomaly maps of each model against the masks of each dataset.
 
 inputs    results/score/{model}/{seed}/{dataset}/          from models.smk
 outputs   results/thresholds/{model}/{seed}.tsv            where the scores of healthy validation pixels end
-          results/metrics/{model}/{seed}/{dataset}.tsv     long format: one row a number
+          results/metrics/{model}/{seed}/{dataset}.tsv     long format: one row a number; beside it its subjects, curves
+                                                           and the values over the draws of the bootstrap
 """
 
 
@@ -33,10 +34,18 @@ rule thresholds:
 rule metrics:
     """Measure one model on one dataset."""
     input:
-        score=multiext("results/score/{model}/{seed}/{dataset}/", "map.npy", "reconstruction.npy", "table.tsv"),
+        score=multiext(
+            "results/score/{model}/{seed}/{dataset}/", "map.npy", "reconstruction.npy", "perceptual.npy", "table.tsv"
+        ),
         samples=multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv"),
+        thresholds="results/thresholds/{model}/{seed}.tsv",
+        healthy_score=healthy_score,
+        healthy_samples=healthy_samples,
     output:
-        "results/metrics/{model}/{seed}/{dataset}.tsv",
+        table="results/metrics/{model}/{seed}/{dataset}.tsv",
+        subjects="results/metrics/{model}/{seed}/{dataset}.subjects.tsv",
+        curves="results/metrics/{model}/{seed}/{dataset}.curves.tsv",
+        replicates="results/metrics/{model}/{seed}/{dataset}.replicates.npz",
     log:
         "results/logs/metrics/{model}/{seed}/{dataset}.log",
     benchmark:
@@ -47,5 +56,7 @@ rule metrics:
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(60),
+    params:
+        settings={"resamples": config["comparison"]["resamples"], "spacing": config["samples"]["spacing"]},
     script:
         "../scripts/metrics.py"

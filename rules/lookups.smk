@@ -2,6 +2,7 @@
 
 TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
 chosen = config["scoring"]["trunk"]
+published = config["comparison"]["published"]
 perceptual_trunk = TRUNK if chosen == "alex" else f"results/trunk/{chosen}.safetensors"
 
 
@@ -46,6 +47,24 @@ def training_settings(wildcards):
         "preprocessing": preprocessing_settings(wildcards),
         "code": model_digest(entry["class"]),
     }
+
+
+def healthy_score(wildcards):
+    """The maps of the images that a synthetic dataset's anomalies were put into."""
+    source = config["datasets"][wildcards.dataset]["from"]
+    return [f"results/score/{{model}}/{{seed}}/{source}/{name}" for name in ("map.npy", "table.tsv") if source]
+
+
+def healthy_samples(wildcards):
+    """Those images themselves."""
+    source = config["datasets"][wildcards.dataset]["from"]
+    return sample_set(source) if source else []
+
+
+def measured(ending):
+    """One file of each model, seed and dataset that rule `metrics` writes, always in the same order."""
+    path = f"results/metrics/{{model}}/{{seed}}/{{dataset}}{ending}"
+    return collect(path, model=models, seed=seeds, dataset=config["datasets"])
 
 
 def figure_datasets():

@@ -8,5 +8,8 @@ start(snakemake)
 
 from brainuad.metrics import metrics
 
-score, samples = (Path(files[0]).parent for files in (snakemake.input.score, snakemake.input.samples))
-metrics(score, samples, Path(snakemake.output[0]), **snakemake.wildcards)
+files = snakemake.input
+score, samples = (Path(names[0]).parent for names in (files.score, files.samples))
+healthy = [Path(names[0]).parent for names in (files.healthy_score, files.healthy_samples) if names]
+kept = {"thresholds": files.thresholds, "healthy": healthy, "settings": snakemake.params.settings}
+metrics(score, samples, **kept, **snakemake.output, **snakemake.wildcards)

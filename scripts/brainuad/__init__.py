@@ -25,10 +25,21 @@ devices             the GPU a job got: code for it, precision
 ranks               several processes that train one model together
 training            fits any ``Detector``: schedule, checkpoints, resume, cost
 scoring             trained model × sample set → reconstructions and anomaly maps
+catalogue           what each number is; ``docs/metrics.md`` is made of it
+similarity          image and reconstruction → SSIM and its like
+detection           scores and truth of pixels → areas, Dice, rates; exact or from counts
+lesions             lesions as wholes: found or not, and false alarms
+resampling          draws of subjects, intervals, paired tests, ranks
 thresholds          scores of healthy validation pixels → thresholds
+cohort              the test images of a dataset and the numbers drawn from them
+measures            what the scores of one model on one dataset are worth
 metrics             anomaly maps and masks → numbers in long format
-table2              the paper's Table 2 in Markdown, LaTeX, HTML and numbers
-comparison          the numbers of all models → the comparison table
+results             the numbers of all models with their draws
+tables              the comparison as a table of one protocol
+typeset             that table in Markdown, LaTeX and HTML
+comparison          the numbers of all models → the comparison
+significance        paired tests between models, and their ranks
+published           what a paper printed beside ours
 costs               what the jobs of each rule took
 figures             the qualitative grid and the learning curves
 runtime             what all jobs share: the log, the end with the workflow

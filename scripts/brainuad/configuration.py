@@ -47,6 +47,7 @@ def check(config: dict, schema: Path) -> dict:
     check_datasets(filled)
     check_samples(filled)
     check_models(filled)
+    check_comparison(filled)
     return filled
 
 
@@ -201,6 +202,13 @@ def check_models(config: dict) -> None:
                 )
         follow_requires(name, config["models"])
         check_required_class(name, config["models"], classes[entry["class"]].requires)
+
+
+def check_comparison(config: dict) -> None:
+    """The floor that models are held against is one."""
+    floor = config["comparison"]["floor"]
+    if floor is not None:
+        refer("comparison.floor", floor, [name for name, entry in config["models"].items() if is_floor(entry)])
 
 
 def check_weights(name: str, entry: dict) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from brainuad.table2 import STYLE
+from brainuad.typeset import STYLE
 
 __all__ = ["COLUMNS", "costs"]
 

@@ -1,0 +1,156 @@
+"""The test images of a dataset with what one model made of them, and the numbers that are drawn from them.
+
+A number carries, beside its value, the values that the same draws of subjects give (``replicates``) and, where it is a
+mean over subjects or images, each subject's own (``subjects``), by which models are compared in pairs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from brainuad.lesions import label_lesions
+from brainuad.sample_set import SampleSet
+
+__all__ = ["Cohort", "Number", "mean_number", "number_of", "with_all"]
+
+
+@dataclass
+class Number:
+    """One row of the long table.
+
+    Attributes:
+        metric, region, pooling, map: what it is, see ``catalogue``.
+        value: NaN where it is undefined, for the ``reason`` given.
+        n: how many of what is pooled count.
+        prevalence: share of abnormal pixels in the region.
+        replicates: its values over the draws, (resamples,).
+        subjects: its values by subject, (subjects,), NaN where a subject has none.
+    """
+
+    metric: str
+    region: str
+    pooling: str
+    map: str
+    value: float
+    n: int
+    prevalence: float = np.nan
+    reason: str = ""
+    replicates: np.ndarray | None = field(default=None, repr=False)
+    subjects: np.ndarray | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The test images of a dataset and what one model made of them, read from disk one image at a time.
+
+    Attributes:
+        score: score folder.
+        samples: the sample set that was scored.
+    """
+
+    score: Path
+    samples: SampleSet
+
+    @cached_property
+    def scored(self) -> pd.DataFrame:
+        """The row in the sample set and the split of each image of the score folder."""
+        return pd.read_csv(self.score / "table.tsv", sep="\t", usecols=["sample", "split"])
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Rows of the test images in the score folder."""
+        return np.flatnonzero(self.scored["split"] == "test")
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Rows of the test images in the sample set."""
+        return self.scored["sample"].to_numpy()[self.places]
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The sample set's table of the test images."""
+        return self.samples.table.iloc[self.rows].reset_index(drop=True)
+
+    @cached_property
+    def subjects(self) -> list[str]:
+        """Names of the subjects, in the order in which they first come."""
+        return list(dict.fromkeys(self.names))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The subject of each image."""
+        return [row.subject or row.scan for row in self.table.itertuples()]
+
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """Number of the subject of each image."""
+        number = {name: index for index, name in enumerate(self.subjects)}
+        return np.array([number[name] for name in self.names], dtype=int)
+
+    def array(self, name: str) -> np.ndarray:
+        """One array of the score folder, memory-mapped."""
+        return np.load(self.score / f"{name}.npy", mmap_mode="r")
+
+    def images(self, name: str) -> Iterator[np.ndarray]:
+        """That array of each test image, (*size)."""
+        array = self.array(name)
+        return (np.asarray(array[place, 0]) for place in self.places)
+
+    def masks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Brain and lesion of each test image, (*size)."""
+        return ((self.samples.brain[row, 0], self.samples.lesion[row, 0]) for row in self.rows)
+
+    def pixels(self, region: str, name: str = "map") -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Subject, scores and numbered lesions of the pixels of a region, for each image."""
+        for subject, scores, (brain, lesion) in zip(self.owner, self.images(name), self.masks(), strict=True):
+            inside = brain if region == "brain" else np.ones_like(brain)
+            yield subject, scores[inside], label_lesions(lesion & inside)[inside]
+
+    def by_subject(self, region: str, name: str = "map") -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Scores and truth of the pixels of each subject's images together."""
+        array = self.array(name)
+        for subject in range(len(self.subjects)):
+            scores, truth = [], []
+            for index in np.flatnonzero(self.owner == subject):
+                row, place = self.rows[index], self.places[index]
+                brain = self.samples.brain[row, 0]
+                inside = brain if region == "brain" else np.ones_like(brain)
+                scores.append(array[place, 0][inside])
+                truth.append(self.samples.lesion[row, 0][inside])
+            yield np.concatenate(scores), np.concatenate(truth)
+
+
+def mean_number(
+    values: np.ndarray, owner: np.ndarray, weights: np.ndarray, reason: str = "undefined in every image", **keys
+) -> Number:
+    """The mean over what is defined of values (n,), one an image or subject, with the draws of their subjects."""
+    subjects = weights.shape[1]
+    known = ~np.isnan(values)
+    total = np.bincount(owner[known], weights=values[known], minlength=subjects)
+    count = np.bincount(owner[known], minlength=subjects)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        replicates, each = (weights @ total) / (weights @ count), total / count
+    return Number(
+        value=values[known].mean() if known.any() else np.nan,
+        n=int(known.sum()),
+        reason="" if known.any() else reason,
+        replicates=replicates,
+        subjects=each,
+        **keys,
+    )
+
+
+def with_all(weights: np.ndarray) -> np.ndarray:
+    """The draws after a first row in which every subject comes once: the value itself."""
+    return np.vstack([np.ones(weights.shape[1]), weights])
+
+
+def number_of(values: np.ndarray, reason: str = "undefined", **keys) -> Number:
+    """A number whose value comes first among those of its draws (1 + resamples,); the reason is for an undefined "
+    "one."""
+    reason = reason if np.isnan(values[0]) else ""
+    return Number(value=float(values[0]), reason=reason, replicates=values[1:], **{"n": 0, **keys})

@@ -1,0 +1,307 @@
+"""What the scores of one model on one dataset are worth: similarity, detection, lesions, images."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from brainuad import detection, lesions, similarity
+from brainuad.cohort import Cohort, Number, mean_number, number_of, with_all
+from brainuad.detection import Counts
+from brainuad.sample_set import SampleSet
+from brainuad.thresholds import RATES
+
+__all__ = [
+    "count_regions",
+    "curves",
+    "detection_numbers",
+    "false_positive_numbers",
+    "image_numbers",
+    "lesion_numbers",
+    "similarity_numbers",
+]
+
+CONSTANT = "the map is constant"
+NOT_A_NUMBER = "the map holds NaN: score the model again"
+NO_THRESHOLD = "no threshold: the training datasets have no validation subjects"
+POOLED = ("auroc", "average_precision", "precision_gain", "best_dice", "dice_1", "dice_5", "optimism", "fpr_at_95_tpr")
+BY_SUBJECT = ("auroc", "average_precision", "best_dice", "dice_1", "dice_5", "optimism")
+
+
+def similarity_numbers(cohort: Cohort, weights: np.ndarray, originals: SampleSet | None) -> list[Number]:
+    """How alike images and reconstructions are, and how well what lay under a synthetic anomaly is restored."""
+    functions = {
+        "ssim": similarity.ssim,
+        "ms_ssim": similarity.ms_ssim,
+        "psnr": similarity.psnr,
+        "mae": similarity.mean_absolute_error,
+    }
+    values = {(name, region): [] for name in (*functions, "lpips") for region in ("frame", "brain")}
+    errors = {name: [] for name in ("restoration_error_inside", "restoration_error_outside", "copy_error_inside")}
+    reconstructions, distances = cohort.images("reconstruction"), cohort.images("perceptual")
+    for row, made, distance, (brain, lesion) in zip(
+        cohort.rows, reconstructions, distances, cohort.masks(), strict=True
+    ):
+        image = cohort.samples.images[row, 0]
+        for region, inside in (("frame", np.ones_like(brain)), ("brain", brain)):
+            for name, function in functions.items():
+                values[name, region].append(function(image, made, inside))
+            values["lpips", region].append(distance[inside].mean(dtype=float) if inside.any() else np.nan)
+        if originals is not None:
+            clean = originals.images[int(cohort.samples.table["source"].iloc[row]), 0]
+            parts = (made, lesion & brain), (made, brain & ~lesion), (image, lesion & brain)
+            for name, (other, inside) in zip(errors, parts, strict=True):
+                errors[name].append(similarity.mean_absolute_error(clean, other, inside))
+    restored = {} if originals is None else {(name, "brain"): numbers for name, numbers in errors.items()}
+    named, keys = values | restored, {"pooling": "images", "map": "reconstruction"}
+    return [
+        mean_number(np.array(numbers), cohort.owner, weights, metric=name, region=region, **keys)
+        for (name, region), numbers in named.items()
+    ]
+
+
+def count_regions(cohort: Cohort, name: str = "map") -> dict[str, Counts | str]:
+    """The pixels of a map in each region, counted; or why nothing can be said of them."""
+    if any(np.isnan(image).any() for image in cohort.images(name)):
+        return dict.fromkeys(("frame", "brain"), NOT_A_NUMBER)
+    counted = {}
+    for region in ("frame", "brain"):
+        counts = detection.count(partial(cohort.pixels, region, name), len(cohort.subjects))
+        counted[region] = why(counts) or counts
+    return counted
+
+
+def why(counts: Counts) -> str:
+    """Why nothing can be said of a region's pixels; empty if something can."""
+    if counts.positives.sum() + counts.negatives.sum() == 0:
+        return "the region has no pixels"
+    if counts.positives.sum() == 0:
+        return "the region has no abnormal pixel"
+    if counts.negatives.sum() == 0:
+        return "the region has no normal pixel"
+    return CONSTANT if len(counts.tied) == 1 and counts.tied[0] else ""
+
+
+def detection_numbers(
+    cohort: Cohort,
+    counted: dict[str, Counts | str],
+    weights: np.ndarray,
+    thresholds: dict[tuple[str, float], float],
+    name: str = "map",
+) -> list[Number]:
+    """What the pixels of a map say about the lesions, in the frame and in the brain, pooled and by subject."""
+    numbers = []
+    for region, counts in counted.items():
+        if isinstance(counts, str):
+            numbers += undefined(region, name, counts)
+            continue
+        pixels = int(counts.positives.sum() + counts.negatives.sum())
+        above = {rate: above_threshold(cohort, region, name, thresholds[region, rate]) for rate in RATES}
+        rows = pooled_numbers(counts, above, weights, region, name)
+        rows += subject_numbers(cohort, counts, above, weights, region, name)
+        for row in rows:
+            row.prevalence = float(counts.positives.sum() / pixels)
+            row.n = pixels if row.pooling == "pixels" else row.n
+        numbers += rows
+    return numbers
+
+
+def undefined(region: str, name: str, reason: str) -> list[Number]:
+    """The rows of a region about whose pixels nothing can be said."""
+    keys = [(metric, "pixels") for metric in POOLED] + [("aupro", "lesions")]
+    keys += [(metric, "subjects") for metric in BY_SUBJECT]
+    return [Number(metric, region, pooling, name, np.nan, 0, reason=reason) for metric, pooling in keys]
+
+
+def above_threshold(cohort: Cohort, region: str, name: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Abnormal and normal pixels of each subject whose score is above a threshold; NaN without threshold."""
+    true, false = np.zeros(len(cohort.subjects)), np.zeros(len(cohort.subjects))
+    for subject, scores, lesion in cohort.pixels(region, name):
+        marked = scores > threshold
+        true[subject] += np.count_nonzero(marked & (lesion > 0))
+        false[subject] += np.count_nonzero(marked & (lesion == 0))
+    return (true, false) if not np.isnan(threshold) else (true + np.nan, false + np.nan)
+
+
+def pooled_numbers(counts: Counts, above: dict, weights: np.ndarray, region: str, name: str) -> list[Number]:
+    """The numbers of all pixels together, and of all lesions."""
+    everyone, parts = with_all(weights), []
+    for positives, negatives, coverage, number in detection.pooled(counts, everyone):
+        ranked, precision = detection.areas(positives, negatives, counts.tied)
+        abnormal, normal = positives.sum(axis=-1), negatives.sum(axis=-1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gain = precision * (abnormal + normal) / abnormal
+        best = detection.best_dice(positives, negatives)
+        missed = detection.false_positive_rate_at(positives, negatives, counts.tied)
+        overlap = detection.per_region_overlap(coverage, number, negatives)
+        parts.append((ranked, precision, gain, best, missed, overlap, abnormal))
+    ranked, precision, gain, best, missed, overlap, abnormal = map(np.concatenate, zip(*parts, strict=True))
+    at_one, at_five = (detection.dice(everyone @ true, everyone @ false, abnormal) for true, false in above.values())
+    values = (ranked, precision, gain, best, at_one, at_five, best - at_five, missed)
+    keys = {"region": region, "map": name, "reason": NO_THRESHOLD}
+    rows = [
+        number_of(value, metric=metric, pooling="pixels", **keys) for metric, value in zip(POOLED, values, strict=True)
+    ]
+    return [*rows, number_of(overlap, metric="aupro", pooling="lesions", n=int(counts.lesions.sum()), **keys)]
+
+
+def subject_numbers(
+    cohort: Cohort, counts: Counts, above: dict, weights: np.ndarray, region: str, name: str
+) -> list[Number]:
+    """The means over subjects that have a lesion in the region."""
+    owner, keys = np.arange(len(cohort.subjects)), {"region": region, "pooling": "subjects", "map": name}
+    exact = np.array([subject_areas(*parts) for parts in cohort.by_subject(region, name)])
+    reason = "no subject has both abnormal and normal pixels and a map that is not constant"
+    rows = [
+        mean_number(values, owner, weights, reason, metric=metric, **keys)
+        for metric, values in zip(("auroc", "average_precision"), exact.T, strict=True)
+    ]
+    abnormal = counts.positives.sum(axis=1)
+    overlap = detection.dice(
+        *(np.cumsum(part, axis=1) for part in (counts.positives, counts.negatives)), abnormal[:, None]
+    )
+    everyone = with_all(weights)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (everyone @ np.nan_to_num(overlap)) / (everyone @ (abnormal > 0))[:, None]
+    best = number_of(means.max(axis=1), metric="best_dice", n=int((abnormal > 0).sum()), **keys)
+    best.subjects = overlap[:, int(np.argmax(means[0]))]
+    at_one, at_five = (
+        mean_number(
+            detection.dice(true, false, abnormal), owner, weights, NO_THRESHOLD, metric=f"dice_{rate:.0%}"[:-1], **keys
+        )
+        for rate, (true, false) in above.items()
+    )
+    gap = mean_number(best.subjects - at_five.subjects, owner, weights, NO_THRESHOLD, metric="optimism", **keys)
+    gap.replicates = best.replicates - at_five.replicates  # the best threshold of each draw
+    return [*rows, best, at_one, at_five, gap]
+
+
+def subject_areas(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """AUROC and average precision of one subject; NaN where it has one class only or its map is constant."""
+    if not truth.any() or truth.all() or scores.min() == scores.max():
+        return np.nan, np.nan
+    return detection.auroc(scores, truth), detection.average_precision(scores, truth)
+
+
+def false_positive_numbers(
+    cohort: Cohort, weights: np.ndarray, thresholds: dict[tuple[str, float], float], name: str = "map"
+) -> list[Number]:
+    """The share of each subject's normal pixels in the brain that a threshold from other healthy subjects lets pass."""
+    numbers = []
+    for rate in RATES:
+        threshold, counts = thresholds["brain", rate], np.zeros((2, len(cohort.subjects)))
+        for subject, scores, lesion in cohort.pixels("brain", name):
+            normal = lesion == 0
+            counts[:, subject] += np.count_nonzero((scores > threshold) & normal), np.count_nonzero(normal)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            shares = counts[0] / counts[1] if not np.isnan(threshold) else np.full(counts.shape[1], np.nan)
+        keys = {"metric": f"false_positive_rate_{rate:.0%}"[:-1], "region": "brain", "pooling": "subjects", "map": name}
+        reason = NO_THRESHOLD if np.isnan(threshold) else "no subject has a normal pixel"
+        numbers.append(mean_number(shares, np.arange(len(shares)), weights, reason, **keys))
+    return numbers
+
+
+def lesion_numbers(
+    cohort: Cohort, counts: Counts | str, weights: np.ndarray, spacing: float, name: str = "map"
+) -> list[Number]:
+    """Which lesions are found at how many false alarms, inside the brain.
+
+    Args:
+        cohort: the dataset.
+        counts: its pixels in the brain, or why there are none.
+        weights: draws of the subjects.
+        spacing: pixel size in mm.
+        name: the map.
+    """
+    metrics = {"froc": "all", **{f"lesion_sensitivity_{size}": size for size in lesions.SIZES}}
+    keys = {"region": "brain", "pooling": "lesions", "map": name}
+    if isinstance(counts, str):
+        return [Number(metric=metric, value=np.nan, n=0, reason=counts, **keys) for metric in metrics]
+    thresholds = lesions.levels(counts.negatives.sum(axis=0), counts.lower)
+    images = (
+        (subject, scores, lesions.label_lesions(lesion & brain), brain)
+        for subject, scores, (brain, lesion) in zip(cohort.owner, cohort.images(name), cohort.masks(), strict=True)
+    )
+    known = lesions.count_lesions(images, len(cohort.subjects), thresholds, spacing)
+    everyone = with_all(weights)
+    alarms = (everyone @ known.alarms) / (everyone @ known.images)[:, None]
+    numbers = []
+    for metric, size in metrics.items():
+        found, number = everyone @ known.found[size], everyone @ known.lesions[size]
+        read = lesions.froc if metric == "froc" else partial(lesions.sensitivity_at, allowed=1.0)
+        values = read(found, number, alarms)
+        numbers.append(number_of(values, "no lesion of this size", metric=metric, n=int(number[0]), **keys))
+    return numbers
+
+
+def image_numbers(cohort: Cohort, healthy: Cohort | None, weights: np.ndarray, name: str = "map") -> list[Number]:
+    """Whether images and subjects with a lesion score higher than those without, by the mean of the map over the brain.
+
+    Args:
+        cohort: the dataset.
+        healthy: for a synthetic dataset, the images that its anomalies were put into.
+        weights: draws of the subjects.
+        name: the map.
+    """
+    owner, truth = list(cohort.owner), [bool((lesion & brain).any()) for brain, lesion in cohort.masks()]
+    values = list(brain_means(cohort, name))
+    if healthy is not None:
+        number = {subject: index for index, subject in enumerate(cohort.subjects)}
+        means = zip(healthy.names, brain_means(healthy, name), strict=True)
+        shared = [(number[who], value) for who, value in means if who in number]
+        owner, values = owner + [who for who, _ in shared], values + [value for _, value in shared]
+        truth += [False] * len(shared)
+    frame = pd.DataFrame({"owner": owner, "truth": truth, "value": values}).dropna()
+    subjects = frame.groupby(["owner", "truth"], as_index=False)["value"].mean()
+    if healthy is None:  # a subject with a lesion in any image has one
+        subjects = frame.groupby("owner", as_index=False).agg({"truth": "any", "value": "mean"})
+    return [
+        ranking_number(table, weights, f"{pooling[:-1]}_auroc", pooling, name)
+        for table, pooling in ((frame, "images"), (subjects, "subjects"))
+    ]
+
+
+def brain_means(cohort: Cohort, name: str) -> Iterator[float]:
+    """Mean of the map over the brain of each image, NaN without brain."""
+    for scores, (brain, _) in zip(cohort.images(name), cohort.masks(), strict=True):
+        yield scores[brain].mean(dtype=float) if brain.any() else np.nan
+
+
+def ranking_number(table: pd.DataFrame, weights: np.ndarray, metric: str, pooling: str, name: str) -> Number:
+    """AUROC of few values, exact, with the draws of their subjects."""
+    keys = {"metric": metric, "region": "brain", "pooling": pooling, "map": name, "n": len(table)}
+    truth = table["truth"].to_numpy(dtype=bool)
+    if truth.all() or not truth.any():
+        missing = "healthy" if len(truth) and truth.all() else "abnormal"
+        return Number(value=np.nan, reason=f"no {pooling[:-1]} is {missing}", **keys)
+    if table["value"].nunique() == 1:
+        return Number(value=np.nan, reason=CONSTANT, **keys)
+    levels, place = np.unique(-table["value"].to_numpy(), return_inverse=True)
+    counts = np.zeros((2, weights.shape[1], len(levels)))
+    np.add.at(counts, (truth.astype(int), table["owner"].to_numpy(), place), 1)
+    everyone = with_all(weights)
+    values = detection.areas(everyone @ counts[1], everyone @ counts[0], np.ones(len(levels), bool))[0]
+    return number_of(values, **keys)
+
+
+def curves(counted: dict[str, Counts | str], points: int = 200) -> pd.DataFrame:
+    """Points of the ROC and of the precision-recall curve of the pixels of each region, thresholds falling.
+
+    Returns:
+        Columns ``region``, ``threshold``, ``true_positive_rate``, ``false_positive_rate`` and ``precision``, at most
+        ``points`` rows a region and none where nothing can be said of it.
+    """
+    columns = ("threshold", "true_positive_rate", "false_positive_rate", "precision")
+    parts = [pd.DataFrame(columns=["region", *columns])]
+    for region, counts in counted.items():
+        if isinstance(counts, str):
+            continue
+        true, false = np.cumsum(counts.positives.sum(axis=0)), np.cumsum(counts.negatives.sum(axis=0))
+        rates = true / true[-1], false / false[-1]
+        progress = np.maximum.accumulate(rates[0] + rates[1] + np.log1p(false) / np.log1p(false[-1]))
+        chosen = np.unique(np.searchsorted(progress, np.linspace(0, progress[-1], points)).clip(max=len(true) - 1))
+        values = counts.lower, *rates, true / (true + false)
+        part = {name: value[chosen] for name, value in zip(columns, values, strict=True)}
+        parts.append(pd.DataFrame({"region": region, **part}))
+    return pd.concat(parts[1:] or parts, ignore_index=True)

@@ -1,0 +1,151 @@
+"""Which models can be told apart: paired tests between all, and mean ranks, subject by subject.
+
+Pooled pixels have no value for one subject, so tests and ranks are of the numbers of protocol ``strict`` that have.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from brainuad.catalogue import CATALOGUE, PROTOCOLS, column
+from brainuad.resampling import draws, holm, interval, mean_ranks, sign_flip
+from brainuad.results import KEY, Results, read_results
+
+__all__ = ["PAIR_COLUMNS", "RANK_COLUMNS", "significance"]
+
+PAIR_COLUMNS = (*KEY, "model_a", "model_b", "difference", "low", "high", "p", "p_holm", "n")
+TESTED = {  # false positives are no merit: a map that is the same everywhere may have few
+    kind: [number for number in numbers if not number[0].startswith("false_positive")]
+    for kind, numbers in PROTOCOLS["strict"].items()
+}
+RANK_COLUMNS = (*KEY, "model", "rank", "low", "high", "n")
+
+
+def significance(
+    metrics: Sequence[Path],
+    replicates: Sequence[Path],
+    subjects: Sequence[Path],
+    pairs: Path,
+    ranks: Path,
+    figure: Path,
+    settings: dict,
+) -> None:
+    """Write the tests and the ranks.
+
+    Args:
+        metrics: long-format tables, one a model, seed and dataset.
+        replicates: their draws, in the same order.
+        subjects: their tables of subjects, in the same order.
+        pairs: TSV to write, columns ``PAIR_COLUMNS``: the mean over subjects and seeds of model a less that of b, its
+            interval, the p-value of a paired permutation test and the same after Holm's correction for all pairs of
+            models of that number.
+        ranks: TSV to write, columns ``RANK_COLUMNS``: mean rank over the subjects, 1 the best, and its interval.
+        figure: PNG of the ranks to write.
+        settings: ``models`` (name to ``label`` and ``floor``, in order), ``resamples`` and ``simulated``.
+    """
+    results = read_results(metrics, replicates)
+    pair_rows, rank_rows = [], []
+    for key, values in subject_values(metrics, subjects, list(settings["models"])).items():
+        pair_rows += compared(results, key, values)
+        rank_rows += ranked(key, values, settings["resamples"])
+    for path, rows, columns in ((pairs, pair_rows, PAIR_COLUMNS), (ranks, rank_rows, RANK_COLUMNS)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows, columns=list(columns)).to_csv(path, sep="\t", index=False)
+    rank_figure(pd.DataFrame(rank_rows, columns=list(RANK_COLUMNS)), Path(figure), settings)
+    print(f"{len(pair_rows)} paired tests, {sum(row['p_holm'] < 0.05 for row in pair_rows)} below 0.05 after Holm")
+
+
+def subject_values(
+    metrics: Sequence[Path], subjects: Sequence[Path], models: Sequence[str]
+) -> dict[tuple[str, ...], pd.DataFrame]:
+    """By number, a table of subjects × models: each subject's value, its mean over the seeds."""
+    found: dict[tuple[str, ...], dict[str, list[pd.Series]]] = {}
+    for table, path in zip(metrics, subjects, strict=True):
+        dataset, model = pd.read_csv(table, sep="\t", nrows=1, dtype=str).loc[0, ["dataset", "model"]]
+        own = pd.read_csv(path, sep="\t", dtype={"subject": str}).set_index("subject")
+        known = [number for number in TESTED["anomalous"] if has_values(own, number)]
+        for number in known or TESTED["healthy"]:
+            if has_values(own, number):
+                found.setdefault((dataset, *number), {}).setdefault(model, []).append(own[column(*number)])
+    return {
+        key: pd.DataFrame({name: pd.concat(parts[name], axis=1).mean(axis=1) for name in models if name in parts})
+        for key, parts in found.items()
+    }
+
+
+def has_values(own: pd.DataFrame, number: tuple[str, str, str]) -> bool:
+    """Whether any subject has a value of that number."""
+    return column(*number) in own and bool(own[column(*number)].notna().any())
+
+
+def compared(results: Results, key: tuple[str, ...], values: pd.DataFrame) -> list[dict]:
+    """The paired tests of one number between all models."""
+    rows = []
+    for first, second in combinations(values.columns, 2):
+        differences = (values[first] - values[second]).dropna().to_numpy()
+        value, low, high = results.difference(first, second, key)
+        p = sign_flip(differences[:, None])[0]
+        named = dict(zip(KEY, key, strict=True)) | {"model_a": first, "model_b": second, "n": len(differences)}
+        rows.append({**named, "difference": value, "low": low, "high": high, "p": p})
+    for row, adjusted in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
+        row["p_holm"] = adjusted
+    return rows
+
+
+def ranked(key: tuple[str, ...], values: pd.DataFrame, resamples: int) -> list[dict]:
+    """The mean rank of each model over the subjects of whom all models have a value."""
+    known = values.dropna()
+    if known.empty or known.shape[1] < 2:
+        return []
+    up = CATALOGUE[key[1]].direction == "higher is better"
+    means, drawn = mean_ranks(known.to_numpy(), draws(key[0], len(known), resamples), up)
+    named = dict(zip(KEY, key, strict=True)) | {"n": len(known)}
+    rows = []
+    for model, mean, each in zip(known.columns, means, drawn.T, strict=True):
+        low, high = interval(each)
+        rows.append({**named, "model": model, "rank": mean, "low": low, "high": high})
+    return rows
+
+
+def rank_figure(ranks: pd.DataFrame, path: Path, settings: dict) -> None:
+    """Draw the mean ranks with their intervals, a panel for each number, the best model on top of each.
+
+    Args:
+        ranks: columns ``RANK_COLUMNS``.
+        path: PNG to write.
+        settings: see :func:`significance`.
+    """
+    from matplotlib.figure import Figure
+
+    panels = list(ranks.groupby(list(KEY), sort=False))
+    columns = max(min(len(panels), 3), 1)
+    lines = -(-len(panels) // columns) if panels else 1
+    height = 0.9 + 0.24 * len(settings["models"])
+    figure = Figure(figsize=(4.2 * columns, height * lines + 0.4), layout="constrained", dpi=150)
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis, (key, part) in zip(axes, panels, strict=False):
+        part = part.sort_values("rank", ascending=False, ignore_index=True)
+        for place, row in part.iterrows():
+            colour = "0.6" if settings["models"][row["model"]]["floor"] else "C0"
+            axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+            axis.plot(row["rank"], place, "o", color=colour, markersize=5)
+        labels = [settings["models"][name]["label"] or name for name in part["model"]]
+        axis.set_yticks(range(len(part)), labels, fontsize=8)
+        axis.set_xlim(0.5, len(settings["models"]) + 0.5)
+        axis.grid(axis="x", color="0.9")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(left=False, labelsize=8)
+        dataset, metric, region, _ = key
+        named = f"{CATALOGUE[metric].title}, {region}, {part['n'].max()} subjects"
+        axis.set_title(f"{dataset}\n{named}", fontsize=9, loc="left")
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    title = "Mean rank over subjects, 1 the best, with its 95 % interval; floors in grey"
+    simulated = " (simulated scans)" if settings["simulated"] else ""
+    figure.suptitle(f"{title}{simulated}" if panels else "No number that a subject has", fontsize=10, x=0.01, ha="left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

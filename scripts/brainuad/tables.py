@@ -1,0 +1,206 @@
+"""The comparison as a table of one protocol: a row a model, the healthy datasets, then those with anomalies.
+
+Floors, which train no weights, stand in a block of their own: a model is of use above them, and the last columns say
+whether it is.
+"""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from brainuad.catalogue import CATALOGUE, PROTOCOLS, REGIONS
+from brainuad.results import Results, verdict
+
+__all__ = ["MISSING", "Gap", "Table", "make_table", "numbers"]
+
+MISSING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+Key = tuple[str, str, str, str]  # dataset, metric, region, pooling
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far each model is above a floor on one number."""
+
+    key: Key
+    floor: str
+    values: dict[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table before it is given a form.
+
+    Attributes:
+        protocol: its name.
+        columns: the numbers shown.
+        labels: name of each model to show, in order.
+        floors: models among ``labels`` that are floors.
+        summary: see :attr:`Results.summary`.
+        gaps: the columns that hold the models against a floor.
+        caption: sentences of plain text, the first of which is the title.
+    """
+
+    protocol: str
+    columns: list[Key]
+    labels: dict[str, str]
+    floors: set[str]
+    summary: pd.DataFrame
+    gaps: list[Gap]
+    caption: list[str] = field(default_factory=list)
+
+    def cell(self, model: str, column: Key) -> str:
+        """Mean, standard deviation over several seeds, interval."""
+        if (model, *column) not in self.summary.index:
+            return MISSING
+        known = self.summary.loc[(model, *column)]
+        if pd.isna(known["value"]):
+            return MISSING
+        spread = "" if pd.isna(known["sd"]) else f" ± {known['sd']:.3f}"
+        return f"{known['value']:.3f}{spread}{bounds(known['low'], known['high'])}"
+
+    def gap_cell(self, model: str, gap: Gap) -> str:
+        """Difference to the floor, its interval, and what that says."""
+        if model in self.floors or pd.isna(gap.values[model][0]):
+            return MISSING
+        value, low, high = gap.values[model]
+        said = verdict(low, high, CATALOGUE[gap.key[1]].direction == "higher is better")
+        return signed(value) + (f" [{signed(low)}, {signed(high)}] {said}" if said else "")
+
+    def best(self, column: Key) -> set[str]:
+        """The trained models with the best mean, to the digits shown; none where only one has a value."""
+        means = {model: self.cell(model, column).split(" ")[0] for model in self.labels if model not in self.floors}
+        known = {model: float(mean) for model, mean in means.items() if mean != MISSING}
+        wanted = max if CATALOGUE[column[1]].direction == "higher is better" else min
+        return {model for model, mean in known.items() if mean == wanted(known.values())} if len(known) > 1 else set()
+
+    def block(self, floors: bool) -> list[str]:
+        """The models of one block."""
+        return [model for model in self.labels if (model in self.floors) == floors]
+
+    def titles(self) -> list[str]:
+        """Titles of the columns, each with the arrow of the better direction, then those of the gaps."""
+        names = [f"{key[0]} {title(key)}" for key in self.columns]
+        return names + [f"{gap.key[0]} {self.gap_title(gap)}" for gap in self.gaps]
+
+    def gap_title(self, gap: Gap) -> str:
+        """Title of a gap without its dataset."""
+        return f"{CATALOGUE[gap.key[1]].title} {MINUS} {self.labels[gap.floor]}"
+
+
+def title(key: Key) -> str:
+    """Title of a number without its dataset."""
+    metric = CATALOGUE[key[1]]
+    return f"{metric.title} {'↑' if metric.direction == 'higher is better' else '↓'}"
+
+
+def bounds(low: float, high: float) -> str:
+    """An interval, empty if there is none."""
+    return "" if pd.isna(low) or pd.isna(high) else f" [{low:.3f}, {high:.3f}]"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    return f"{value:+.3f}".replace("-", MINUS)
+
+
+def make_table(results: Results, protocol: str, settings: dict) -> Table:
+    """Choose what a protocol shows.
+
+    Args:
+        results: the numbers of all models.
+        protocol: ``paper`` or ``strict``.
+        settings: see :func:`brainuad.comparison.comparison`.
+    """
+    rows = results.rows
+    anomalous = [name for name in settings["datasets"] if name in set(rows.loc[rows["metric"] == "auroc", "dataset"])]
+    healthy = [name for name in settings["datasets"] if name not in anomalous]
+    groups = PROTOCOLS[protocol]
+    columns = [(name, *number) for name in healthy for number in groups["healthy"]]
+    columns += [(name, *number) for name in anomalous for number in groups["anomalous"]]
+    labels = {name: entry.get("label") or name for name, entry in settings["models"].items()}
+    floors = {name for name, entry in settings["models"].items() if entry["floor"]}
+    gaps = []
+    for key in columns:
+        if key[1] == "average_precision":
+            floor = settings["floor"] or results.strongest(sorted(floors), key)
+            if floor is not None:
+                values = {model: results.difference(model, floor, key) for model in labels}
+                gaps.append(Gap(key, floor, values))
+    table = Table(protocol, columns, labels, floors, results.summary, gaps)
+    table.caption.extend([*caption(table, settings), *findings(table)])
+    return table
+
+
+def caption(table: Table, settings: dict) -> list[str]:
+    """What a reader must know to read the numbers, in sentences; the first is the title."""
+    shown, summary = {key[1] for key in table.columns}, table.summary
+    columns = [key for key in summary.index if key[1:] in set(table.columns)]
+    sentences = [f"{settings['study']}: protocol {table.protocol}."]
+    if settings["simulated"]:
+        sentences.append("All scans are simulated: the numbers say nothing about real brains.")
+    sentences.append(f"What counts is {counted(table.protocol)}.")
+    images = {key[1]: summary.loc[key, "n"] for key in columns if key[2] == "ssim"}
+    if images:
+        sentences.append(f"Test images: {', '.join(f'{name} {number:.0f}' for name, number in images.items())}.")
+    shares = {key[1]: summary.loc[key, "prevalence"] for key in columns if key[2] == "average_precision"}
+    if shares:
+        listed = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
+        sentences.append(f"A score that knows nothing has the prevalence as its AUPRC: {listed}.")
+    if "dice_5" in shown or "false_positive_rate_5" in shown:
+        sentences.append("The threshold lets 5 % of the pixels of healthy validation subjects pass.")
+    seeds = summary.loc[columns, "seeds"].max() if columns else 1
+    if seeds > 1:
+        sentences.append(f"Mean ± standard deviation of up to {seeds} seeds.")
+    sentences.append("In brackets: 95 % interval over the test subjects (bootstrap).")
+    if len(settings["models"]) - len(table.floors) > 1:
+        sentences.append("Bold: best trained model of a column.")
+    if table.floors:
+        sentences.append("† Floor: a method that trains no weights; a model is of use only above it.")
+    return sentences
+
+
+def counted(protocol: str) -> str:
+    """In words, the regions and poolings of a protocol."""
+    words = {"images": "image by image", "subjects": "subject by subject", "lesions": "lesion by lesion"}
+    words["pixels"] = "over the pixels of all test images together"
+    groups: dict[tuple[str, str], list[str]] = {}
+    for metric, region, pooling in (number for group in PROTOCOLS[protocol].values() for number in group):
+        groups.setdefault((region, pooling), []).append(CATALOGUE[metric].title)
+    parts = [f"{', '.join(titles)} {words[pooling]}" for (_, pooling), titles in groups.items()]
+    regions = " and ".join(REGIONS[region] for region in dict.fromkeys(region for region, _ in groups))
+    return f"{regions}: {'; '.join(parts)}"
+
+
+def findings(table: Table) -> list[str]:
+    """Who is above the floor, a sentence for each column that asks."""
+    sentences = []
+    for gap in table.gaps:
+        up = CATALOGUE[gap.key[1]].direction == "higher is better"
+        models = [model for model in table.block(floors=False) if not pd.isna(gap.values[model][0])]
+        above = [table.labels[model] for model in models if verdict(*gap.values[model][1:], up) == "above"]
+        if models:
+            who = ", ".join(above) or "no learned model"
+            what = f"{CATALOGUE[gap.key[1]].title} of {gap.key[0]}"
+            sentences.append(f"Above the floor {table.labels[gap.floor]} in {what}: {who}.")
+    return sentences
+
+
+def numbers(table: Table) -> pd.DataFrame:
+    """The table as numbers: of each column mean, sd over seeds, bounds of the interval; then the gaps."""
+    rows = []
+    for model, label in table.labels.items():
+        row = {"model": model, "label": label, "floor": model in table.floors}
+        for key in table.columns:
+            name = f"{key[0]} {CATALOGUE[key[1]].title}"
+            known = (model, *key) in table.summary.index
+            values = table.summary.loc[(model, *key)] if known else {}
+            row |= {f"{name}{end}": values.get(part) for part, end in PARTS.items()}
+        for gap in table.gaps:
+            name = f"{gap.key[0]} {table.gap_title(gap)}"
+            row |= dict(zip((name, f"{name} low", f"{name} high"), gap.values[model], strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+PARTS = {"value": "", "sd": " sd", "low": " low", "high": " high"}
