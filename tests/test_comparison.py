@@ -20,33 +20,36 @@ SETTINGS = {
     "simulated": True,
     "datasets": ["oasis", "hcp_synthetic", "ixi"],
     "models": MODELS,
-    "region": "frame",
+    "floor": None,
 }
+MINUS = "\N{MINUS SIGN}"
 
 
 def rows_of(model, seed, ssim, auroc=None, precision=None):
     """Long-format rows of one model and seed: two healthy datasets and one with anomalies."""
-    common = {"model": model, "seed": seed}
     rows = []
     for dataset, shift in (("oasis", 0.0), ("ixi", 0.01), ("hcp_synthetic", 0.02)):
         for region, factor in (("frame", 1.0), ("brain", 0.5)):
-            keys = {**common, "dataset": dataset, "region": region}
-            rows.append({**keys, "metric": "ssim", "map": "reconstruction", "value": (ssim + shift) * factor, "n": 12})
+            keys = {"model": model, "seed": seed, "dataset": dataset, "region": region, "map": "reconstruction"}
+            rows.append({**keys, "metric": "ssim", "pooling": "images", "value": (ssim + shift) * factor, "n": 12})
             if dataset == "hcp_synthetic" and auroc is not None:
-                for map_, loss in (("map", 0), ("residual", 0.1)):
-                    keys = {**keys, "map": map_, "prevalence": 0.034 / factor, "n": 9999}
-                    rows.append({**keys, "metric": "auroc", "value": auroc * factor - loss})
-                    rows.append({**keys, "metric": "average_precision", "value": precision * factor - loss})
-    rows.append(
-        {
-            **common,
-            "dataset": "hcp_synthetic",
-            "region": "frame",
-            "metric": "lesion_outside_brain",
-            "value": 0.1,
-        }
-    )
+                keys["prevalence"] = 0.034 / factor
+                for pooling, share in (("pixels", 1.0), ("subjects", 0.9)):
+                    for map_, loss in (("map", 0), ("residual", 0.1)):
+                        keys = {**keys, "map": map_, "pooling": pooling, "n": 9999 if pooling == "pixels" else 12}
+                        rows.append({**keys, "metric": "auroc", "value": (auroc * factor - loss) * share})
+                        rows.append(
+                            {**keys, "metric": "average_precision", "value": (precision * factor - loss) * share}
+                        )
+    keys = {"model": model, "seed": seed, "dataset": "hcp_synthetic", "region": "frame", "pooling": "pixels"}
+    rows.append({**keys, "metric": "lesion_outside_brain", "value": 0.1})
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+
+
+def draws_of(table, spread=0.01):
+    """Draws about each value, the same ones for every model."""
+    noise = np.random.default_rng(0).normal(size=200)
+    return table["value"].to_numpy()[:, None] + spread * noise
 
 
 @pytest.fixture
@@ -54,24 +57,28 @@ def compare(tmp_path):
     """A function that writes metrics and costs and reads what comparison makes of them."""
 
     def compared(tables, settings=SETTINGS, costs=(("vqvae", 1), ("vqvae", 2), ("voxel_mean", 1))):
-        metric_files, cost_files = [], []
+        metric_files, draw_files, cost_files = [], [], []
         for index, table in enumerate(tables):
             metric_files.append(tmp_path / f"{index}.tsv")
+            draw_files.append(tmp_path / f"{index}.npz")
             table.to_csv(metric_files[-1], sep="\t", index=False)
+            np.savez(draw_files[-1], replicates=draws_of(table))
         for model, seed in costs:
             cost_files.append(tmp_path / "train" / model / str(seed) / "cost.json")
             cost_files[-1].parent.mkdir(parents=True, exist_ok=True)
             cost_files[-1].write_text(json.dumps({"wall_seconds": 60.5, "device": "V100", "parameters": 7}))
-        names = ("comparison.tsv", "table2.md", "table2.tex", "table2.csv", "table2.html")
-        paths = [tmp_path / "out" / name for name in names]
-        printed = comparison(metric_files, cost_files, *paths, settings)
-        assert printed == paths[1].read_text()
+        out = tmp_path / "out"
+        tables = [[out / f"{name}.{end}" for end in ("md", "tex", "csv")] for name in ("table2", "strict")]
+        pages = [out / "table2.html", out / "strict.html"]
+        comparison(metric_files, draw_files, cost_files, out / "wide.tsv", out / "long.tsv", *tables, pages, settings)
         return SimpleNamespace(
-            wide=pd.read_csv(paths[0], sep="\t"),
-            markdown=printed,
-            latex=paths[2].read_text(),
-            csv=pd.read_csv(paths[3]),
-            html=paths[4].read_text(),
+            wide=pd.read_csv(out / "wide.tsv", sep="\t"),
+            long=pd.read_csv(out / "long.tsv", sep="\t"),
+            markdown=tables[0][0].read_text(),
+            latex=tables[0][1].read_text(),
+            csv=pd.read_csv(tables[0][2]),
+            html=pages[0].read_text(),
+            strict=tables[1][0].read_text(),
         )
 
     return compared
@@ -101,13 +108,13 @@ def test_wide_table_has_a_row_per_model_and_seed(compare):
     ]
     assert wide["floor"].tolist() == [False, False, False, True]
     first = wide.iloc[0]
-    assert first["oasis/ssim/frame"] == 0.9
-    assert first["ixi/ssim/brain"] == pytest.approx(0.455)
-    assert first["hcp_synthetic/auroc/frame"] == 0.8, "of the model's map, not of the residual"
-    assert first["hcp_synthetic/average_precision/brain"] == 0.15
-    assert first["hcp_synthetic/prevalence/frame"] == 0.034
-    assert first["hcp_synthetic/lesion_outside_brain/frame"] == 0.1
-    assert first["hcp_synthetic/ssim/frame"] == pytest.approx(0.92), "kept here, though it is no healthy SSIM"
+    assert first["oasis/ssim/frame/images"] == 0.9
+    assert first["ixi/ssim/brain/images"] == pytest.approx(0.455)
+    assert first["hcp_synthetic/auroc/frame/pixels"] == 0.8, "of the model's map, not of the residual"
+    assert first["hcp_synthetic/average_precision/brain/pixels"] == 0.15
+    assert first["hcp_synthetic/prevalence/frame/pixels"] == 0.034
+    assert first["hcp_synthetic/lesion_outside_brain/frame/pixels"] == 0.1
+    assert first["hcp_synthetic/ssim/frame/images"] == pytest.approx(0.92), "kept here, though it is no healthy SSIM"
 
 
 def test_costs_stand_beside_the_results(compare):
@@ -118,28 +125,65 @@ def test_costs_stand_beside_the_results(compare):
     assert "cost/device" not in compare(TABLES, costs=()).wide
 
 
-def test_table2_has_the_columns_of_the_paper(compare):
-    table = cells(compare(TABLES).markdown)
-    assert table["Model"] == ["oasis SSIM ↑", "ixi SSIM ↑", "hcp_synthetic AUROC ↑", "hcp_synthetic AUPRC ↑"]
+def test_protocols_show_their_own_columns(compare):
+    result = compare(TABLES)
+    gap = f"hcp_synthetic AUPRC {MINUS} Voxel mean"
+    healthy = ["oasis SSIM ↑", "ixi SSIM ↑"]
+    dice = "hcp_synthetic Best Dice ↑"
+    assert cells(result.markdown)["Model"] == [*healthy, "hcp_synthetic AUROC ↑", "hcp_synthetic AUPRC ↑", dice, gap]
+    strict = cells(result.strict)["Model"]
+    assert strict[:2] == ["oasis SSIM ↑", "oasis False positives at 5 % ↓"]
+    assert strict[-4:] == ["hcp_synthetic AUPRC ↑", "hcp_synthetic Dice at 5 % FPR ↑", "hcp_synthetic FROC ↑", gap]
+    assert cells(result.strict)["rae"][0].startswith("0.250"), "in the brain"
+    assert cells(result.strict)["rae"][4].startswith("**0.315**"), "in the brain, subject by subject"
 
 
-def test_seeds_are_mean_and_sd(compare):
+def test_seeds_are_mean_and_sd_and_subjects_an_interval(compare):
     table = cells(compare(TABLES).markdown)
     sd = np.std([0.9, 0.92], ddof=1)
-    assert table["VQ-VAE"][0] == f"**0.910 ± {sd:.3f}**"
-    assert table["VQ-VAE"][2] == f"0.850 ± {np.std([0.8, 0.9], ddof=1):.3f}"
-    assert table["rae"] == ["0.500", "0.510", "**0.950**", "**0.700**"], "one seed has no spread"
+    low, high = np.quantile(0.01 * np.random.default_rng(0).normal(size=200), [0.025, 0.975])
+    assert table["VQ-VAE"][0] == f"**0.910** ± {sd:.3f} [{0.91 + low:.3f}, {0.91 + high:.3f}]"
+    assert table["VQ-VAE"][2].startswith(f"0.850 ± {np.std([0.8, 0.9], ddof=1):.3f} [")
+    assert [cell.split(" ")[0] for cell in table["rae"][:4]] == ["0.500", "0.510", "**0.950**", "**0.700**"]
+    assert "±" not in "".join(table["rae"]), "one seed has no spread"
     assert "Mean ± standard deviation of up to 2 seeds" in compare(TABLES).markdown
     assert "standard deviation" not in compare([rows_of("vqvae", 1, 0.9)]).markdown
+
+
+def test_the_last_column_says_who_is_above_the_floor(compare):
+    result = compare(TABLES)
+    table = cells(result.markdown)
+    assert table["VQ-VAE"][-1] == f"{MINUS}0.320 [{MINUS}0.320, {MINUS}0.320] below", "draws in common cancel"
+    assert table["rae"][-1].endswith("below")
+    assert table["Voxel mean †"][-1] == DASH
+    assert "Above the floor Voxel mean in AUPRC of hcp_synthetic: no learned model." in result.markdown
+    better = compare([*TABLES[:2], rows_of("rae", 1, 0.5, 0.95, 0.8), TABLES[3]])
+    assert cells(better.markdown)["rae"][-1] == "+0.080 [+0.080, +0.080] above"
+    assert "AUPRC of hcp_synthetic: rae." in better.markdown
+    assert better.csv.set_index("model").loc["rae", f"hcp_synthetic AUPRC {MINUS} Voxel mean"] == pytest.approx(0.08)
+
+
+def test_the_floor_is_the_strongest_or_the_one_that_is_named(compare):
+    models = {**MODELS, "intensity": {"label": "Intensity", "floor": True}}
+    tables = [*TABLES, rows_of("intensity", 1, 0.1, 0.6, 0.05)]
+    settings = {**SETTINGS, "models": models}
+    assert f"AUPRC {MINUS} Voxel mean" in compare(tables, settings).markdown
+    named = compare(tables, {**settings, "floor": "intensity"})
+    assert f"AUPRC {MINUS} Intensity" in named.markdown
+    assert cells(named.markdown)["rae"][-1].endswith("above")
+
+
+def test_the_long_table_holds_every_row(compare):
+    assert len(compare(TABLES).long) == sum(map(len, TABLES))
 
 
 def test_floors_are_marked_in_a_block_of_their_own(compare):
     result = compare(TABLES)
     names = list(cells(result.markdown))
     assert names[-2:] == ["*Floors*", "Voxel mean †"]
-    assert cells(result.markdown)["Voxel mean †"][2] == "0.970", "never bold: no model was trained"
+    assert cells(result.markdown)["Voxel mean †"][2].startswith("0.970"), "never bold: no model was trained"
     assert "† Floor:" in result.markdown
-    assert r"Voxel mean\textsuperscript{\dag} & 0.400 &" in result.latex
+    assert r"Voxel mean\textsuperscript{\dag} & 0.400 {[" in result.latex
     assert result.csv.set_index("model")["floor"].to_dict() == {
         "vqvae": False,
         "rae": False,
@@ -150,25 +194,25 @@ def test_floors_are_marked_in_a_block_of_their_own(compare):
 
 
 def test_caption_says_what_is_measured_where(compare):
-    caption = compare(TABLES).markdown.splitlines()[0]
-    assert caption.startswith("**A study of 100% & more.** All scans are simulated")
-    assert "every pixel of the frame" in caption
-    assert "Test images: oasis 12, ixi 12, hcp_synthetic 12." in caption
-    assert "the prevalence: hcp_synthetic 0.034." in caption
-    brain = compare(TABLES, {**SETTINGS, "region": "brain", "simulated": False})
-    assert "simulated" not in brain.markdown
-    assert "the pixels inside the brain mask" in brain.markdown
-    assert "hcp_synthetic 0.068" in brain.markdown
-    assert cells(brain.markdown)["rae"] == ["0.250", "0.255", "**0.475**", "**0.350**"]
+    result = compare(TABLES)
+    caption = result.markdown.splitlines()[0]
+    assert caption.startswith("**A study of 100% & more: protocol paper.** All scans are simulated")
+    assert "every pixel of the sample: SSIM image by image; AUROC, AUPRC, Best Dice over the pixels of all" in caption
+    assert "Test images: oasis 12, ixi 12." in caption
+    assert "has the prevalence as its AUPRC: hcp_synthetic 0.034." in caption
+    strict = result.strict.splitlines()[0]
+    assert "What counts is the pixels of the brain mask" in strict
+    assert "hcp_synthetic 0.068" in strict
+    assert "simulated" not in compare(TABLES, {**SETTINGS, "simulated": False}).markdown
 
 
 def test_missing_cells_are_dashes(compare):
     undefined = rows_of("voxel_mean", 1, 0.4, np.nan, np.nan)
     result = compare([rows_of("vqvae", 1, 0.9), undefined], costs=())
     table = cells(result.markdown)
-    assert table["VQ-VAE"] == ["0.900", "0.910", DASH, DASH]
-    assert table["Voxel mean †"] == ["0.400", "0.410", DASH, DASH]
-    assert table["rae"] == [DASH] * 4
+    assert [cell.split(" ")[0] for cell in table["VQ-VAE"]] == ["0.900", "0.910", DASH, DASH, DASH]
+    assert table["Voxel mean †"][2:] == [DASH] * 3
+    assert table["rae"] == [DASH] * 5
     assert "rae & -- & -- & -- & --" in result.latex
     assert result.csv.set_index("model").loc["rae"].drop(["label", "floor"]).isna().all()
     assert result.wide["model"].tolist() == ["vqvae", "voxel_mean"]
@@ -195,21 +239,21 @@ def test_the_page_holds_the_markdowns_cells_and_needs_nothing_else(compare):
     lines = [line.strip("| ").split(" | ") for line in result.markdown.splitlines() if line.startswith("| ")]
     expected = [line for line in lines if not line[0].startswith((":", "*Floors*"))]
     assert [[re.sub(r"</?b>", "**", cell) for cell in row] for row in cells] == expected
-    assert "A study of 100% &amp; more." in result.html
+    assert "A study of 100% &amp; more: protocol paper." in result.html
     assert "http" not in result.html
 
 
 def test_latex_is_escaped_and_of_one_width(compare):
     latex = compare(TABLES).latex
-    assert r"A study of 100\% \& more." in latex
+    assert r"A study of 100\% \& more: protocol paper." in latex
     assert r"hcp\_synthetic" in latex
-    assert r"\multicolumn{2}{c}{hcp\_synthetic}" in latex
-    assert r"\cmidrule(lr){2-2} \cmidrule(lr){3-3} \cmidrule(lr){4-5}" in latex
-    assert r"\textbf{0.910 $\pm$ 0.014}" in latex
+    assert r"\multicolumn{4}{c}{hcp\_synthetic}" in latex
+    assert r"\cmidrule(lr){2-2} \cmidrule(lr){3-3} \cmidrule(lr){4-7}" in latex
+    assert r"\textbf{0.910} $\pm$ 0.014 {[0." in latex
     assert DASH not in latex
     assert not re.search(r"[†↑±_](?!\})", latex.replace(r"\_", "")), "signs that LaTeX does not know"
     body = latex[latex.index("Model &") : latex.index(r"\bottomrule")]
-    assert {line.count(" & ") for line in body.splitlines() if " & " in line} == {4}
+    assert {line.count(" & ") for line in body.splitlines() if " & " in line} == {6}
     for command in (r"\toprule", r"\bottomrule"):
         assert latex.count(command) == 1
     assert latex.count(r"\midrule") == 2

@@ -6,113 +6,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from skimage.metrics import structural_similarity
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from brainuad.metrics import CATALOGUE, COLUMNS, auroc, average_precision, metrics, ssim_map
+from brainuad.catalogue import CATALOGUE
+from brainuad.metrics import COLUMNS, metrics
 from brainuad.sample_set import SampleWriter
+from brainuad.thresholds import thresholds
 
 SIZE = (24, 20)
 MAPS = ("map", "residual")
-
-
-def scores_with_ties(generator, count=5000, prevalence=0.05):
-    """Scores like those of a masked map: most exactly zero, some equal, higher in lesions."""
-    truth = generator.random(count) < prevalence
-    scores = np.round(generator.random(count), 2) + 0.3 * truth
-    return (scores * (generator.random(count) > 0.6)).astype(np.float32), truth
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_detection_equals_scikit_learn(seed):
-    scores, truth = scores_with_ties(np.random.default_rng(seed))
-    assert auroc(scores, truth) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
-    assert average_precision(scores, truth) == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
-
-
-def test_negative_scores_and_zeros_of_either_sign_are_ranked():
-    scores = np.array([-3, -0.0, 0.0, 2, -1, -0.0], dtype=np.float32)
-    truth = np.array([False, True, False, True, False, False])
-    assert auroc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
-    assert average_precision(scores, truth) == pytest.approx(average_precision_score(truth, scores))
-
-
-def test_detection_in_closed_form():
-    truth = np.arange(100) >= 90
-    ramp = np.arange(100, dtype=np.float32)
-    assert (auroc(ramp, truth), average_precision(ramp, truth)) == (1, 1)
-    assert auroc(-ramp, truth) == 0
-    assert average_precision(-ramp, truth) == pytest.approx(np.mean([k / (90 + k) for k in range(1, 11)]))
-    constant = np.zeros(100, dtype=np.float32)
-    assert auroc(constant, truth) == 0.5
-    assert average_precision(constant, truth) == pytest.approx(0.1), "the prevalence"
-
-
-def test_random_scores_reach_the_prevalence():
-    generator = np.random.default_rng(1)
-    truth = generator.random(200_000) < 0.034
-    scores = generator.random(200_000, dtype=np.float32)
-    assert auroc(scores, truth) == pytest.approx(0.5, abs=0.01)
-    assert average_precision(scores, truth) == pytest.approx(truth.mean(), rel=0.05)
-
-
-def test_average_precision_is_not_the_trapezoid():
-    scores, truth = scores_with_ties(np.random.default_rng(2), count=200)
-    precision, recall, _ = precision_recall_curve(truth, scores)
-    assert abs(auc(recall, precision) - average_precision(scores, truth)) > 1e-3
-
-
-def test_scores_keep_their_precision():
-    """In half precision these scores are equal, and the ranking is lost."""
-    truth = np.array([False, True] * 50)
-    scores = np.where(truth, 0.50001, 0.5).astype(np.float32)
-    assert auroc(scores, truth) == 1
-    assert auroc(scores.astype(np.float16), truth) == 0.5
-
-
-def test_what_is_undefined_is_nan():
-    scores = np.arange(4, dtype=np.float32)
-    assert np.isnan(auroc(scores, np.zeros(4, bool)))
-    assert np.isnan(auroc(scores, np.ones(4, bool)))
-    assert np.isnan(average_precision(scores, np.zeros(4, bool)))
-    assert average_precision(scores, np.ones(4, bool)) == 1
-    with pytest.raises(ValueError, match="Scores hold NaN"):
-        auroc(np.array([0, np.nan, 1]), np.array([True, False, True]))
-
-
-@pytest.mark.parametrize("size", [(40, 30), (7, 9), (12, 11, 10)])
-def test_ssim_of_the_frame_is_that_of_scikit_image(size):
-    x, y = np.random.default_rng(0).random((2, *size))
-    assert ssim_map(x, y).mean() == pytest.approx(structural_similarity(x, y, win_size=7, data_range=1), abs=1e-14)
-
-
-def test_ssim_in_closed_form():
-    x = np.random.default_rng(0).random((30, 30))
-    assert ssim_map(x, x).mean() == pytest.approx(1)
-    a, b = np.full((30, 30), 0.6), np.full((30, 30), 0.2)
-    shifted = (2 * 0.6 * 0.2 + 0.01**2) / (0.6**2 + 0.2**2 + 0.01**2)
-    assert ssim_map(a, b).mean() == pytest.approx(shifted), "flat images differ in the luminance term only"
-    assert ssim_map(x, np.clip(x, 0, 1) + 3).mean() == ssim_map(x, np.ones_like(x)).mean(), "clamped to [0, 1]"
-    assert ssim_map(x, 1 - x).mean() < 0, "inverted contrast"
-
-
-def test_an_empty_image_has_the_ssim_of_the_background():
-    image = np.zeros((60, 60))
-    image[20:40, 20:40] = np.random.default_rng(0).uniform(0.4, 0.8, (20, 20))
-    similar = ssim_map(image, np.zeros_like(image))
-    assert similar.mean() > 0.75, "the frame of a small brain cannot tell"
-    assert similar[17:37, 17:37].mean() < 0.01
-
-
-def test_ssim_of_images_below_the_window_is_refused():
-    with pytest.raises(ValueError, match=r"Images of shape \(6, 30\) are too small"):
-        ssim_map(np.zeros((6, 30)), np.zeros((6, 30)))
+SETTINGS = {"resamples": 200, "spacing": 4.0}
 
 
 @pytest.fixture
 def study(tmp_path):
     """A function that writes a sample set and its scores, then evaluates them."""
 
-    def evaluated(splits=("validation", "test", "test", "test"), lesions=True, maps=MAPS, brain=None):
+    def evaluated(splits=("validation", "test", "test", "test"), lesions=True, maps=MAPS, brain=None, change=None):
         generator = np.random.default_rng(0)
         writer = SampleWriter(tmp_path / "samples", len(splits) + 1, SIZE)
         for index, split in enumerate(("train", *splits)):
@@ -120,7 +30,8 @@ def study(tmp_path):
             inside[4:20, 4:16] = True
             inside = inside if brain is None else np.full(SIZE, brain)
             lesion = np.zeros(SIZE, bool)
-            lesion[2 : 8 + index, 8:12] = lesions and split == "test"
+            lesion[2 : 8 + index, 8:12] = bool(lesions) and split == "test"
+            lesion |= lesions == "everywhere" and split == "test"
             image = generator.random(SIZE, dtype=np.float32) * inside
             row = {"scan": f"sub-{index}", "subject": str(index), "split": split, "position": 0.0}
             writer.add(image, inside, lesion, row)
@@ -132,19 +43,28 @@ def study(tmp_path):
         arrays["map"] = residual + 0.5 * arrays["lesion"].astype(np.float32)
         score = tmp_path / "score"
         score.mkdir()
-        for name in ("reconstruction", "residual", "map"):
+        arrays["perceptual"] = residual**2
+        arrays |= {name: changed(arrays[name]) for name, changed in (change or {}).items()}
+        for name in ("reconstruction", "residual", "perceptual", "map"):
             np.save(score / f"{name}.npy", arrays[name])
         table = pd.DataFrame(writer.rows[1:])
         table.to_csv(score / "table.tsv", sep="\t", index=False)
-        metrics(score, tmp_path / "samples", tmp_path / "out/ixi.tsv", "ixi", "rae", 3, maps)
+        kept = {"dataset": "ixi", "model": "rae", "seed": 3, "settings": SETTINGS, "maps": maps}
+        out = tmp_path / "out"
+        paths = [out / name for name in ("ixi.tsv", "subjects.tsv", "curves.tsv", "replicates.npz")]
+        thresholds([score], [tmp_path / "samples"], out / "thresholds.tsv")
+        metrics(score, tmp_path / "samples", out / "thresholds.tsv", *paths, **kept)
         test = np.array([split == "test" for split in splits])
         return pd.read_csv(tmp_path / "out/ixi.tsv", sep="\t"), {name: a[test] for name, a in arrays.items()}
 
+    evaluated.folder = tmp_path / "out"
     return evaluated
 
 
-def value(table, metric, region, map_="map", column="value"):
+def value(table, metric, region, map_="map", column="value", pooling=None):
     chosen = table[(table["metric"] == metric) & (table["region"] == region)]
+    pooling = pooling or ("images" if map_ == "reconstruction" else "pixels")
+    chosen = chosen[chosen["pooling"] == pooling]
     chosen = chosen if metric == "lesion_outside_brain" else chosen[chosen["map"] == map_]
     assert len(chosen) == 1
     return chosen[column].item()
@@ -154,10 +74,13 @@ def test_rows_are_in_long_format(study):
     table, arrays = study()
     assert table.columns.tolist() == list(COLUMNS)
     assert set(zip(table["dataset"], table["model"], table["seed"], strict=True)) == {("ixi", "rae", 3)}
-    assert set(table["metric"]) == set(CATALOGUE)
-    assert not table.duplicated(["metric", "region", "map"]).any()
-    assert table[["low", "high"]].isna().all(axis=None)
+    restored = {"restoration_error_inside", "restoration_error_outside", "copy_error_inside"}
+    assert set(table["metric"]) == set(CATALOGUE) - restored, "no clean original is known of these lesions"
+    assert not table.duplicated(["metric", "region", "pooling", "map"]).any()
     assert set(table.loc[table["metric"] == "ssim", "n"]) == {3}, "images of the test split"
+    known = table.dropna(subset=["low"])
+    assert (known["low"] <= known["high"]).all()
+    assert table["value"].isna().equals(table["reason"].notna()), "what is undefined says why"
     assert value(table, "auroc", "frame", column="n") == arrays["map"].size, "pixels of the test split"
 
 
@@ -205,7 +128,9 @@ def test_ssim_is_the_mean_over_test_images(study):
 def test_a_brain_that_fills_the_frame_gives_equal_regions(study):
     table, _ = study(brain=True)
     for metric, map_ in (("ssim", "reconstruction"), ("auroc", "map"), ("average_precision", "map")):
-        assert value(table, metric, "brain", map_) == pytest.approx(value(table, metric, "frame", map_), abs=1e-12)
+        for pooling in ("subjects", "pixels") if map_ == "map" else ("images",):
+            values = (value(table, metric, region, map_, pooling=pooling) for region in ("brain", "frame"))
+            assert next(values) == pytest.approx(next(values), abs=1e-12)
     assert value(table, "lesion_outside_brain", "frame") == 0
 
 
@@ -217,15 +142,126 @@ def test_samples_without_brain_have_no_brain_ssim(study):
     assert np.isfinite(value(table, "ssim", "frame", "reconstruction"))
 
 
-def test_healthy_datasets_have_ssim_only(study):
+def test_healthy_datasets_have_no_detection(study):
     table, _ = study(lesions=False)
-    assert table["metric"].tolist() == ["ssim", "ssim"]
+    expected = {"ssim", "ms_ssim", "psnr", "mae", "lpips", "false_positive_rate_1", "false_positive_rate_5"}
+    assert set(table["metric"]) == expected
     assert table["prevalence"].isna().all()
 
 
 def test_scores_without_test_samples_are_refused(study):
     with pytest.raises(ValueError, match=r"has no test samples: give dataset ixi a `split.test` above 0"):
         study(splits=("validation", "validation"))
+
+
+@pytest.mark.parametrize("region", ["frame", "brain"])
+def test_the_mean_over_subjects_is_of_each_ones_own_pixels(study, region):
+    table, arrays = study()
+    each = []
+    for scores, lesion, brain in zip(arrays["map"], arrays["lesion"], arrays["brain"], strict=True):
+        inside = brain if region == "brain" else np.ones_like(brain)
+        each.append(
+            (roc_auc_score(lesion[inside], scores[inside]), average_precision_score(lesion[inside], scores[inside]))
+        )
+    for metric, expected in zip(("auroc", "average_precision"), np.mean(each, axis=0), strict=True):
+        assert value(table, metric, region, pooling="subjects") == pytest.approx(expected, abs=1e-12)
+        assert value(table, metric, region, pooling="subjects", column="n") == 3
+
+
+@pytest.mark.parametrize("rate", [1, 5])
+def test_dice_at_a_threshold_has_no_say_of_test_images(study, rate):
+    table, arrays = study()
+    scores, lesion, brain = arrays["map"], arrays["lesion"], arrays["brain"]
+    threshold = pd.read_csv(study.folder / "thresholds.tsv", sep="\t").query(
+        "region == 'brain' and rate == @rate / 100"
+    )
+    marked, truth = (scores > threshold["threshold"].item())[brain], lesion[brain]
+    expected = 2 * (marked & truth).sum() / (marked.sum() + truth.sum())
+    assert value(table, f"dice_{rate}", "brain") == pytest.approx(expected)
+    wrong = [
+        ((s > threshold["threshold"].item()) & b & ~t).sum() / (b & ~t).sum()
+        for s, t, b in zip(scores, lesion, brain, strict=True)
+    ]
+    found = value(table, f"false_positive_rate_{rate}", "brain", pooling="subjects")
+    assert found == pytest.approx(np.mean(wrong)), "false positives over normal pixels, not over all that is marked"
+
+
+def test_optimism_is_the_gap_between_both_thresholds(study):
+    table, _ = study()
+    for pooling in ("pixels", "subjects"):
+        best, kept, gap = (value(table, name, "brain", pooling=pooling) for name in ("best_dice", "dice_5", "optimism"))
+        assert gap == pytest.approx(best - kept)
+        assert gap >= 0
+
+
+def test_without_validation_subjects_there_is_no_threshold(study):
+    table, _ = study(splits=("test", "test", "test"))
+    for name, pooling in (("dice_5", "pixels"), ("optimism", "subjects"), ("false_positive_rate_5", "subjects")):
+        assert np.isnan(value(table, name, "brain", pooling=pooling))
+        assert "no validation subjects" in value(table, name, "brain", pooling=pooling, column="reason")
+    assert np.isfinite(value(table, "best_dice", "brain"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"map": lambda array: np.full_like(array, 0.3)}, "the map is constant"),
+        ({"map": lambda array: np.where(array > 0.9, np.nan, array)}, "the map holds NaN"),
+    ],
+)
+def test_maps_that_say_nothing_give_a_reason_and_no_number(study, change, reason):
+    table, _ = study(change=change, maps=("map",))
+    detected = table[table["metric"].isin(["auroc", "average_precision", "best_dice", "dice_5", "aupro", "froc"])]
+    assert len(detected) == 19
+    assert detected["value"].isna().all()
+    assert detected["reason"].str.contains(reason).all()
+
+
+def test_lesions_that_fill_the_region_leave_nothing_normal(study):
+    table, _ = study(lesions="everywhere", brain=True)
+    assert np.isnan(value(table, "auroc", "brain"))
+    assert value(table, "auroc", "brain", column="reason") == "the region has no normal pixel"
+
+
+def test_images_without_healthy_ones_beside_them_are_not_ranked(study):
+    table, _ = study()
+    assert np.isnan(value(table, "image_auroc", "brain", pooling="images"))
+    assert value(table, "image_auroc", "brain", pooling="images", column="reason") == "no image is healthy"
+
+
+def test_subjects_stand_with_what_is_known_of_them(study):
+    _, _ = study()
+    table = pd.read_csv(study.folder / "subjects.tsv", sep="\t", dtype={"subject": str})
+    assert table["subject"].tolist() == ["2", "3", "4"]
+    assert {"group", "age", "sex", "site", "ssim/brain/images", "average_precision/brain/subjects"} <= set(
+        table.columns
+    )
+    long = pd.read_csv(study.folder / "ixi.tsv", sep="\t")
+    mean = value(long, "average_precision", "brain", pooling="subjects")
+    assert table["average_precision/brain/subjects"].mean() == pytest.approx(mean)
+
+
+def test_draws_belong_to_the_rows_of_the_table(study):
+    table, _ = study()
+    with np.load(study.folder / "replicates.npz") as stored:
+        replicates = stored["replicates"]
+    assert replicates.shape == (len(table), SETTINGS["resamples"])
+    for row, drawn in zip(table.itertuples(), replicates, strict=True):
+        if not np.isnan(row.low):
+            assert row.low == pytest.approx(np.nanquantile(drawn, 0.025), abs=1e-5)
+            assert drawn.min() - 1e-6 <= row.value <= drawn.max() + 1e-6
+
+
+def test_curves_rise_from_nothing_to_everything(study):
+    study()
+    curves = pd.read_csv(study.folder / "curves.tsv", sep="\t")
+    assert set(curves["region"]) == {"frame", "brain"}
+    for _, part in curves.groupby("region"):
+        assert len(part) <= 200
+        assert part["threshold"].is_monotonic_decreasing
+        for name in ("true_positive_rate", "false_positive_rate"):
+            assert part[name].is_monotonic_increasing
+            assert part[name].iloc[-1] == 1
 
 
 @pytest.mark.parametrize("name", ["metrics", "comparison", "figures"])
@@ -237,10 +273,3 @@ def test_light_jobs_import_nothing_heavy(name):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
     )
     assert done.stdout.strip() == ""
-
-
-def test_catalogue_describes_every_metric():
-    for name, metric in CATALOGUE.items():
-        assert metric.name == name
-        assert metric.direction in ("higher is better", "lower is better")
-        assert all((metric.title, metric.formula, metric.range, metric.regions, metric.pooling))

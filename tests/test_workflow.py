@@ -262,9 +262,13 @@ def test_the_table_has_every_model_and_dataset(finished):
     table = pd.read_csv(finished / "results/comparison.tsv", sep="\t")
     assert list(table["model"]) == list(config["models"])
     assert list(table["floor"]) == [False, True]
-    for column in ("phantom_a/ssim/frame", "phantom_b/ssim/brain", "phantom_a_synthetic/auroc/frame"):
+    for column in (
+        "phantom_a/ssim/frame/images",
+        "phantom_b/ssim/brain/images",
+        "phantom_a_synthetic/auroc/frame/pixels",
+    ):
         assert table[column].between(-1, 1).all(), column
-    assert table.set_index("model").loc["voxel_z", "phantom_a_synthetic/auroc/frame"] > 0.7
+    assert table.set_index("model").loc["voxel_z", "phantom_a_synthetic/auroc/frame/pixels"] > 0.7
     assert "simulated" in (finished / "results/table2.md").read_text()
     for model in config["models"].values():
         assert model["label"] in (finished / "results/table2.tex").read_text()
@@ -375,11 +379,12 @@ def test_a_dataset_is_a_manifest_and_an_entry(study):
         "score": models,
         "metrics": models,
         "comparison": 1,
+        "significance": 1,
         "costs": 1,
         "all": 1,
     }
     assert jobs(snakemake(study)) == expected
-    assert "newcomer/ssim/frame" in pd.read_csv(study / "results/comparison.tsv", sep="\t")
+    assert "newcomer/ssim/frame/images" in pd.read_csv(study / "results/comparison.tsv", sep="\t")
 
 
 NEW_MODEL = '''"""Blur: what is left of an image without its detail."""
@@ -434,8 +439,10 @@ def test_a_model_is_a_file_and_an_entry(study, tmp_path):
     assert jobs(output) == {
         "train": 1,
         "score": datasets,
+        "thresholds": 1,
         "metrics": datasets,
         "comparison": 1,
+        "significance": 1,
         "figures": 1,
         "costs": 1,
         "all": 1,
@@ -469,7 +476,7 @@ def test_bad_scans_are_set_aside_and_the_others_finish(finished, tmp_path):
     for name in names:
         assert f"{name}.nii.gz" in quality.loc[name, "reason"]
     table = pd.read_csv(tmp_path / "results/comparison.tsv", sep="\t")
-    assert table["cohort/ssim/frame"].notna().all()
+    assert table["cohort/ssim/frame/images"].notna().all()
 
 
 @pytest.mark.workflow

@@ -24,6 +24,7 @@ __all__ = [
 
 CONSTANT = "the map is constant"
 NOT_A_NUMBER = "the map holds NaN: score the model again"
+EXACT_PIXELS = 1 << 24  # pooled areas of no more pixels are computed by sorting them, of more by counts alone
 NO_THRESHOLD = "no threshold: the training datasets have no validation subjects"
 POOLED = ("auroc", "average_precision", "precision_gain", "best_dice", "dice_1", "dice_5", "optimism", "fpr_at_95_tpr")
 BY_SUBJECT = ("auroc", "average_precision", "best_dice", "dice_1", "dice_5", "optimism")
@@ -63,13 +64,18 @@ def similarity_numbers(cohort: Cohort, weights: np.ndarray, originals: SampleSet
 
 def count_regions(cohort: Cohort, name: str = "map") -> dict[str, Counts | str]:
     """The pixels of a map in each region, counted; or why nothing can be said of them."""
-    if any(np.isnan(image).any() for image in cohort.images(name)):
+    if holds_nan(cohort, name):
         return dict.fromkeys(("frame", "brain"), NOT_A_NUMBER)
     counted = {}
     for region in ("frame", "brain"):
         counts = detection.count(partial(cohort.pixels, region, name), len(cohort.subjects))
         counted[region] = why(counts) or counts
     return counted
+
+
+def holds_nan(cohort: Cohort, name: str) -> bool:
+    """Whether any score of a map is no number."""
+    return any(np.isnan(image).any() for image in cohort.images(name))
 
 
 def why(counts: Counts) -> str:
@@ -99,6 +105,8 @@ def detection_numbers(
         pixels = int(counts.positives.sum() + counts.negatives.sum())
         above = {rate: above_threshold(cohort, region, name, thresholds[region, rate]) for rate in RATES}
         rows = pooled_numbers(counts, above, weights, region, name)
+        if pixels <= EXACT_PIXELS:
+            make_exact(rows, cohort, region, name)
         rows += subject_numbers(cohort, counts, above, weights, region, name)
         for row in rows:
             row.prevalence = float(counts.positives.sum() / pixels)
@@ -146,6 +154,17 @@ def pooled_numbers(counts: Counts, above: dict, weights: np.ndarray, region: str
     return [*rows, number_of(overlap, metric="aupro", pooling="lesions", n=int(counts.lesions.sum()), **keys)]
 
 
+def make_exact(rows: list[Number], cohort: Cohort, region: str, name: str) -> None:
+    """Put the exact areas in the place of those from counts; their draws stay."""
+    parts = [(scores, lesion > 0) for _, scores, lesion in cohort.pixels(region, name)]
+    scores, truth = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    precision = detection.average_precision(scores, truth)
+    values = {"auroc": detection.auroc(scores, truth), "average_precision": precision}
+    values["precision_gain"] = precision / truth.mean()
+    for row in rows:
+        row.value = values.get(row.metric, row.value)
+
+
 def subject_numbers(
     cohort: Cohort, counts: Counts, above: dict, weights: np.ndarray, region: str, name: str
 ) -> list[Number]:
@@ -188,16 +207,18 @@ def false_positive_numbers(
     cohort: Cohort, weights: np.ndarray, thresholds: dict[tuple[str, float], float], name: str = "map"
 ) -> list[Number]:
     """The share of each subject's normal pixels in the brain that a threshold from other healthy subjects lets pass."""
-    numbers = []
+    numbers, broken = [], holds_nan(cohort, name)
     for rate in RATES:
         threshold, counts = thresholds["brain", rate], np.zeros((2, len(cohort.subjects)))
         for subject, scores, lesion in cohort.pixels("brain", name):
             normal = lesion == 0
             counts[:, subject] += np.count_nonzero((scores > threshold) & normal), np.count_nonzero(normal)
         with np.errstate(invalid="ignore", divide="ignore"):
-            shares = counts[0] / counts[1] if not np.isnan(threshold) else np.full(counts.shape[1], np.nan)
+            shares = counts[0] / counts[1]
         keys = {"metric": f"false_positive_rate_{rate:.0%}"[:-1], "region": "brain", "pooling": "subjects", "map": name}
-        reason = NO_THRESHOLD if np.isnan(threshold) else "no subject has a normal pixel"
+        reason = "no subject has a normal pixel"
+        if broken or np.isnan(threshold):
+            shares, reason = np.full(len(shares), np.nan), NOT_A_NUMBER if broken else NO_THRESHOLD
         numbers.append(mean_number(shares, np.arange(len(shares)), weights, reason, **keys))
     return numbers
 
@@ -244,15 +265,16 @@ def image_numbers(cohort: Cohort, healthy: Cohort | None, weights: np.ndarray, n
         weights: draws of the subjects.
         name: the map.
     """
-    owner, truth = list(cohort.owner), [bool((lesion & brain).any()) for brain, lesion in cohort.masks()]
-    values = list(brain_means(cohort, name))
+    truth = [bool((lesion & brain).any()) for brain, lesion in cohort.masks()]
+    owner, values = list(cohort.owner), list(brain_means(cohort, name))
     if healthy is not None:
         number = {subject: index for index, subject in enumerate(cohort.subjects)}
         means = zip(healthy.names, brain_means(healthy, name), strict=True)
         shared = [(number[who], value) for who, value in means if who in number]
         owner, values = owner + [who for who, _ in shared], values + [value for _, value in shared]
         truth += [False] * len(shared)
-    frame = pd.DataFrame({"owner": owner, "truth": truth, "value": values}).dropna()
+    frame = pd.DataFrame({"owner": owner, "truth": truth, "value": values})
+    frame = frame[~np.isinf(frame["value"])]
     subjects = frame.groupby(["owner", "truth"], as_index=False)["value"].mean()
     if healthy is None:  # a subject with a lesion in any image has one
         subjects = frame.groupby("owner", as_index=False).agg({"truth": "any", "value": "mean"})
@@ -263,9 +285,9 @@ def image_numbers(cohort: Cohort, healthy: Cohort | None, weights: np.ndarray, n
 
 
 def brain_means(cohort: Cohort, name: str) -> Iterator[float]:
-    """Mean of the map over the brain of each image, NaN without brain."""
+    """Mean of the map over the brain of each image; infinite for an image without brain, which is left out."""
     for scores, (brain, _) in zip(cohort.images(name), cohort.masks(), strict=True):
-        yield scores[brain].mean(dtype=float) if brain.any() else np.nan
+        yield scores[brain].mean(dtype=float) if brain.any() else np.inf
 
 
 def ranking_number(table: pd.DataFrame, weights: np.ndarray, metric: str, pooling: str, name: str) -> Number:
@@ -275,6 +297,8 @@ def ranking_number(table: pd.DataFrame, weights: np.ndarray, metric: str, poolin
     if truth.all() or not truth.any():
         missing = "healthy" if len(truth) and truth.all() else "abnormal"
         return Number(value=np.nan, reason=f"no {pooling[:-1]} is {missing}", **keys)
+    if table["value"].isna().any():
+        return Number(value=np.nan, reason=NOT_A_NUMBER, **keys)
     if table["value"].nunique() == 1:
         return Number(value=np.nan, reason=CONSTANT, **keys)
     levels, place = np.unique(-table["value"].to_numpy(), return_inverse=True)

@@ -40,7 +40,8 @@ def thresholds(scores: Sequence[Path], samples: Sequence[Path], table: Path) -> 
     rows = []
     for region, parts in healthy.items():
         values = np.concatenate(parts) if parts else np.empty(0)
-        reason = "" if values.size else "no validation subjects: give a training dataset a `split.validation`"
+        broken = "the map holds NaN: score the model again" if np.isnan(values).any() else ""
+        reason = broken if values.size else "no validation subjects: give a training dataset a `split.validation`"
         rows += [
             {
                 "region": region,
@@ -58,13 +59,14 @@ def thresholds(scores: Sequence[Path], samples: Sequence[Path], table: Path) -> 
 
 
 def threshold_at(healthy: np.ndarray, rate: float) -> float:
-    """The smallest of the scores above which no more than a share ``rate`` of them lies; NaN without scores.
+    """The smallest of the scores above which no more than a share ``rate`` of them lies; NaN without scores
+    or if one is.
 
     Args:
         healthy: (n,) scores of healthy pixels.
         rate: 0 to 1.
     """
-    if healthy.size == 0:
+    if healthy.size == 0 or np.isnan(healthy).any():
         return np.nan
     return float(np.quantile(healthy, 1 - rate, method="inverted_cdf"))
 

@@ -1,0 +1,273 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+from brainuad.detection import (
+    areas,
+    auroc,
+    average_precision,
+    best_dice,
+    count,
+    dice,
+    false_positive_rate_at,
+    keys_of,
+    per_region_overlap,
+    pooled,
+    scores_of,
+)
+
+
+def scores_with_ties(generator, count=5000, prevalence=0.05):
+    """Scores like those of a masked map: most exactly zero, some equal, higher in lesions."""
+    truth = generator.random(count) < prevalence
+    scores = np.round(generator.random(count), 2) + 0.3 * truth
+    return (scores * (generator.random(count) > 0.6)).astype(np.float32), truth
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_detection_equals_scikit_learn(seed):
+    scores, truth = scores_with_ties(np.random.default_rng(seed))
+    assert auroc(scores, truth) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+    assert average_precision(scores, truth) == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+
+
+def test_negative_scores_and_zeros_of_either_sign_are_ranked():
+    scores = np.array([-3, -0.0, 0.0, 2, -1, -0.0], dtype=np.float32)
+    truth = np.array([False, True, False, True, False, False])
+    assert auroc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
+    assert average_precision(scores, truth) == pytest.approx(average_precision_score(truth, scores))
+
+
+def test_detection_in_closed_form():
+    truth = np.arange(100) >= 90
+    ramp = np.arange(100, dtype=np.float32)
+    assert (auroc(ramp, truth), average_precision(ramp, truth)) == (1, 1)
+    assert auroc(-ramp, truth) == 0
+    assert average_precision(-ramp, truth) == pytest.approx(np.mean([k / (90 + k) for k in range(1, 11)]))
+    constant = np.zeros(100, dtype=np.float32)
+    assert auroc(constant, truth) == 0.5
+    assert average_precision(constant, truth) == pytest.approx(0.1), "the prevalence"
+
+
+def test_random_scores_reach_the_prevalence():
+    generator = np.random.default_rng(1)
+    truth = generator.random(200_000) < 0.034
+    scores = generator.random(200_000, dtype=np.float32)
+    assert auroc(scores, truth) == pytest.approx(0.5, abs=0.01)
+    assert average_precision(scores, truth) == pytest.approx(truth.mean(), rel=0.05)
+
+
+def test_average_precision_is_not_the_trapezoid():
+    scores, truth = scores_with_ties(np.random.default_rng(2), count=200)
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    assert abs(auc(recall, precision) - average_precision(scores, truth)) > 1e-3
+
+
+def test_scores_keep_their_precision():
+    """In half precision these scores are equal, and the ranking is lost."""
+    truth = np.array([False, True] * 50)
+    scores = np.where(truth, 0.50001, 0.5).astype(np.float32)
+    assert auroc(scores, truth) == 1
+    assert auroc(scores.astype(np.float16), truth) == 0.5
+
+
+def test_what_is_undefined_is_nan():
+    scores = np.arange(4, dtype=np.float32)
+    assert np.isnan(auroc(scores, np.zeros(4, bool)))
+    assert np.isnan(auroc(scores, np.ones(4, bool)))
+    assert np.isnan(average_precision(scores, np.zeros(4, bool)))
+    assert average_precision(scores, np.ones(4, bool)) == 1
+    with pytest.raises(ValueError, match="Scores hold NaN"):
+        auroc(np.array([0, np.nan, 1]), np.array([True, False, True]))
+
+
+def counted(scores, truth, owner=None, subjects=1, bins=8192, lesions=None):
+    """Counts of the pixels, an image a subject."""
+    owner = np.zeros(len(scores), int) if owner is None else owner
+    lesions = truth.astype(int) if lesions is None else lesions
+
+    def pixels():
+        for subject in range(subjects):
+            chosen = owner == subject
+            yield subject, scores[chosen], lesions[chosen]
+
+    return count(pixels, subjects, bins)
+
+
+def drawn(kind, seed, size=60_000):
+    """Scores of one kind and their truth."""
+    generator = np.random.default_rng(seed)
+    truth = generator.random(size) < 0.034
+    scores = {
+        "exponential": generator.exponential(size=size) * (1 + 2 * truth),
+        "normal": generator.normal(size=size) + truth,
+        "masked": generator.exponential(size=size) * (1 + truth) * (generator.random(size) > 0.6),
+        "few values": np.round(generator.random(size) + 0.3 * truth, 1),
+        "wide": np.exp(20 * generator.normal(size=size) + 10 * truth).clip(0, 1e30),
+        "separate": generator.random(size) + truth,
+        "inverted": generator.random(size) - 0.5 * truth,
+    }[kind]
+    return scores.astype(np.float32), truth
+
+
+KINDS = ["exponential", "normal", "masked", "few values", "wide", "separate", "inverted"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(3))
+def test_areas_of_counts_are_those_of_scikit_learn_to_1e_4(kind, seed):
+    scores, truth = drawn(kind, seed)
+    counts = counted(scores, truth)
+    ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
+    assert ranked == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
+    assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-4)
+
+
+@pytest.mark.parametrize("bins", [64, 512])
+def test_areas_of_few_bins_are_near(bins):
+    scores, truth = drawn("masked", 0)
+    counts = counted(scores, truth, bins=bins)
+    assert len(counts.tied) <= 3 * bins
+    ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
+    assert ranked == pytest.approx(roc_auc_score(truth, scores), abs=2e-3)
+    assert precision == pytest.approx(average_precision_score(truth, scores), abs=2e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.floats(-60000, 60000, width=16), min_size=2, max_size=12),
+    seed=st.integers(0, 2**16),
+    size=st.integers(10, 3000),
+)
+def test_tied_scores_are_counted_exactly(values, seed, size):
+    """Whatever few values the scores take, ties included, counts are exact where keys keep the values apart."""
+    generator = np.random.default_rng(seed)
+    scores, truth = generator.choice(np.float32(values), size), generator.random(size) < 0.2
+    if truth.all() or not truth.any():
+        return
+    counts = counted(scores, truth)
+    ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
+    assert ranked == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
+    assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
+def test_keys_order_scores_and_begin_at_their_score(values):
+    scores = np.sort(np.float32(values))
+    keys, rest = keys_of(scores)
+    assert (np.diff(keys) >= 0).all()
+    assert ((rest >= 0) & (rest < 4096)).all()
+    assert (scores_of(keys) <= scores).all()
+    same = np.diff(keys) == 0
+    assert (np.diff(rest.astype(int))[same] >= 0).all()
+
+
+def test_zeros_of_either_sign_share_a_key():
+    assert len(set(keys_of(np.float32([0.0, -0.0]))[0])) == 1
+
+
+def test_scores_with_nan_are_refused_when_counted():
+    with pytest.raises(ValueError, match="Scores hold NaN"):
+        counted(np.float32([0, np.nan]), np.array([True, False]))
+
+
+def test_counts_hold_every_pixel_once_by_subject():
+    scores, truth = drawn("normal", 1, 5000)
+    owner = np.random.default_rng(0).integers(0, 4, 5000)
+    counts = counted(scores, truth, owner, subjects=4)
+    assert np.array_equal(counts.positives.sum(axis=1), np.bincount(owner[truth], minlength=4))
+    assert np.array_equal(counts.negatives.sum(axis=1), np.bincount(owner[~truth], minlength=4))
+    assert (np.diff(counts.lower) < 0).all()
+
+
+def test_a_resample_of_counts_is_that_of_its_pixels():
+    """The bootstrap draws whole subjects: their pixels, as often as the subject is drawn, joined and sorted anew."""
+    scores, truth = drawn("masked", 2, 40_000)
+    owner = np.random.default_rng(0).integers(0, 5, scores.size)
+    counts = counted(scores, truth, owner, subjects=5)
+    weights = np.array([[1, 1, 1, 1, 1], [0, 2, 2, 0, 1], [5, 0, 0, 0, 0]])
+    found = [
+        areas(positives, negatives, counts.tied) for positives, negatives, _, _ in pooled(counts, weights, block=2)
+    ]
+    found = np.concatenate([np.stack(part, axis=1) for part in found])
+    for drawn_, row in zip(weights, found, strict=True):
+        places = np.concatenate([np.flatnonzero(owner == subject) for subject in np.repeat(np.arange(5), drawn_)])
+        expected = roc_auc_score(truth[places], scores[places]), average_precision_score(truth[places], scores[places])
+        assert row == pytest.approx(expected, abs=5e-4)
+
+
+def test_best_dice_is_that_of_all_thresholds():
+    scores, truth = drawn("exponential", 3, 4000)
+    counts = counted(scores, truth)
+    every = [2 * (truth & (scores >= t)).sum() / (truth.sum() + (scores >= t).sum()) for t in np.unique(scores)]
+    assert best_dice(counts.positives[0], counts.negatives[0]) == pytest.approx(max(every), abs=1e-6)
+
+
+def test_dice_in_closed_form():
+    assert dice(np.float64(3), np.float64(1), np.float64(4)) == 0.75
+    assert dice(np.float64(0), np.float64(5), np.float64(4)) == 0
+    assert np.isnan(dice(np.float64(0), np.float64(5), np.float64(0)))
+
+
+@pytest.mark.parametrize("kind", ["normal", "exponential", "few values"])
+def test_false_positives_at_95_true_ones_are_those_of_the_roc_curve(kind):
+    scores, truth = drawn(kind, 4)
+    counts = counted(scores, truth)
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+    expected = false[np.argmax(true >= 0.95)]
+    found = false_positive_rate_at(counts.positives[0], counts.negatives[0], counts.tied)
+    assert found == pytest.approx(expected, abs=1e-3 if kind != "few values" else 1e-9)
+
+
+def naive_overlap(scores, lesions, limit):
+    """AUPRO, threshold by threshold."""
+    points = [(0.0, 0.0)]
+    for threshold in np.unique(scores)[::-1]:
+        marked = scores >= threshold
+        shares = [marked[lesions == number].mean() for number in range(1, lesions.max() + 1)]
+        points.append((marked[lesions == 0].mean(), np.mean(shares)))
+    rate, overlap = np.array(points).T
+    inside = np.append(rate[rate < limit], limit)
+    return np.trapezoid(np.interp(inside, rate, overlap), inside) / limit
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_per_region_overlap_weighs_every_lesion_alike(seed):
+    generator = np.random.default_rng(seed)
+    lesions = np.zeros(3000, int)
+    lesions[100:400], lesions[1000:1010] = 1, 2
+    scores = (generator.random(3000) + 0.5 * (lesions == 1) + 0.2 * (lesions == 2)).astype(np.float32)
+    counts = counted(scores, lesions > 0, lesions=lesions)
+    found = per_region_overlap(counts.coverage, counts.lesions, counts.negatives)
+    assert found[0] == pytest.approx(naive_overlap(scores, lesions, 0.3), abs=5e-4)
+
+
+def test_per_region_overlap_in_closed_form():
+    lesions = np.r_[np.zeros(1000, int), np.ones(50, int), np.full(5, 2)]
+    perfect = counted(np.float32(lesions > 0), lesions > 0, lesions=lesions)
+    assert per_region_overlap(perfect.coverage, perfect.lesions, perfect.negatives) == pytest.approx([1])
+    constant = counted(np.zeros(1055, np.float32), lesions > 0, lesions=lesions)
+    assert per_region_overlap(constant.coverage, constant.lesions, constant.negatives) == pytest.approx([0.15])
+
+
+def test_counts_take_no_memory_for_pixels():
+    """A hundred images of a million pixels would be 400 MB of scores; what is kept does not depend on their number."""
+    import tracemalloc
+
+    generator = np.random.default_rng(0)
+    scores = generator.random(100_000, dtype=np.float32)
+    lesion = (generator.random(100_000) < 0.03).astype(int)
+
+    def pixels(repeats):
+        return lambda: ((0, scores, lesion) for _ in range(repeats))
+
+    peaks = []
+    for repeats in (1, 40):
+        tracemalloc.start()
+        count(pixels(repeats), 1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]

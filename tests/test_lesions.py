@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from brainuad.lesions import SIZES, count_lesions, froc, label_lesions, levels, sensitivity_at, size_of
+
+
+def test_lesions_touch_by_corners():
+    mask = np.eye(4, dtype=bool)
+    assert label_lesions(mask).max() == 1
+    mask[1, 1] = False
+    assert label_lesions(mask).max() == 2
+    assert label_lesions(np.eye(3, dtype=bool)[None] & np.ones((3, 1, 1), bool)).max() == 1, "in three dimensions too"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "dimensions", "spacing", "size"),
+    [
+        (19, 2, 2.0, "small"),
+        (20, 2, 2.0, "medium"),
+        (78, 2, 2.0, "medium"),
+        (79, 2, 2.0, "large"),
+        (524, 3, 1.0, "medium"),
+    ],
+)
+def test_sizes_are_equivalent_diameters(pixels, dimensions, spacing, size):
+    """A disc of 10 mm has 78.5 mm², a ball of 10 mm 523.6 mm³."""
+    assert size_of(pixels, dimensions, spacing) == size
+
+
+def image(scores, lesion, subject=0):
+    return subject, np.float32(scores), label_lesions(np.asarray(lesion, bool)), np.ones_like(lesion, bool)
+
+
+def test_a_tenth_of_the_pixels_finds_a_lesion():
+    lesion, scores = np.zeros((30, 30), bool), np.zeros((30, 30))
+    lesion[:5, :4] = True  # twenty pixels: two must score above
+    scores[0, 0] = 0.9
+    thresholds = np.array([0.8, 0.4])
+    assert count_lesions(iter([image(scores, lesion)]), 1, thresholds, 1.0).found["all"].tolist() == [[0, 0]]
+    scores[0, 1] = 0.5
+    assert count_lesions(iter([image(scores, lesion)]), 1, thresholds, 1.0).found["all"].tolist() == [[0, 1]]
+
+
+def test_what_touches_a_lesion_is_no_false_alarm():
+    lesion, scores = np.zeros((20, 20), bool), np.zeros((20, 20))
+    lesion[2:5, 2:5] = True
+    scores[2:8, 2:5] = 1.0  # reaches out of the lesion
+    scores[12:14, 12:14] = 1.0
+    scores[17, 17] = 1.0
+    counts = count_lesions(iter([image(scores, lesion)]), 1, np.array([0.5]), 1.0)
+    assert counts.alarms.tolist() == [[2]]
+    assert counts.found["all"].tolist() == [[1]]
+    assert counts.lesions["small"].tolist() == [1]
+
+
+def test_pixels_outside_the_region_do_not_count():
+    lesion, scores = np.zeros((20, 20), bool), np.ones((20, 20))
+    lesion[2:5, 2:5] = True
+    region = np.zeros((20, 20), bool)
+    region[:8, :8] = True
+    counts = count_lesions(iter([(0, scores, label_lesions(lesion), region)]), 1, np.array([0.5]), 1.0)
+    assert counts.alarms.tolist() == [[0]], "all that is marked touches the lesion"
+
+
+def test_sensitivity_in_closed_form():
+    found, alarms = np.array([[1.0, 2.0, 4.0]]), np.array([[0.0, 0.5, 3.0]])
+    lesions = np.array([4.0])
+    assert sensitivity_at(found, lesions, alarms, 1.0) == pytest.approx([0.5])
+    assert sensitivity_at(found, lesions, alarms, 4.0) == pytest.approx([1.0])
+    assert sensitivity_at(found, lesions, alarms + 5, 1.0) == pytest.approx([0.0])
+    assert froc(found, lesions, alarms) == pytest.approx([np.mean([0.25, 0.5, 0.5, 0.5, 1.0])])
+    assert np.isnan(froc(found, np.zeros(1), alarms)).all()
+
+
+def test_levels_are_quantiles_of_normal_pixels():
+    lower = np.linspace(1, 0, 1000)
+    thresholds = levels(np.full(1000, 100.0), lower)
+    assert (np.diff(thresholds) < 0).all()
+    assert thresholds[-1] == pytest.approx(0.9, abs=0.01)
+    assert thresholds[0] == 1.0
+
+
+def test_every_lesion_has_one_size():
+    counts = [size_of(n, 2, 1.0) for n in range(1, 1000)]
+    assert set(counts) == set(SIZES)

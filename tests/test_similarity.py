@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+from monai.metrics.regression import MultiScaleSSIMMetric
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
+
+from brainuad.similarity import SCALE_WEIGHTS, mean_absolute_error, ms_ssim, psnr, ssim, ssim_map
+
+
+@pytest.mark.parametrize("size", [(40, 30), (7, 9), (12, 11, 10)])
+def test_ssim_of_the_frame_is_that_of_scikit_image(size):
+    x, y = np.random.default_rng(0).random((2, *size))
+    assert ssim_map(x, y).mean() == pytest.approx(structural_similarity(x, y, win_size=7, data_range=1), abs=1e-14)
+
+
+def test_ssim_in_closed_form():
+    x = np.random.default_rng(0).random((30, 30))
+    assert ssim_map(x, x).mean() == pytest.approx(1)
+    a, b = np.full((30, 30), 0.6), np.full((30, 30), 0.2)
+    shifted = (2 * 0.6 * 0.2 + 0.01**2) / (0.6**2 + 0.2**2 + 0.01**2)
+    assert ssim_map(a, b).mean() == pytest.approx(shifted), "flat images differ in the luminance term only"
+    assert ssim_map(x, np.clip(x, 0, 1) + 3).mean() == ssim_map(x, np.ones_like(x)).mean(), "clamped to [0, 1]"
+    assert ssim_map(x, 1 - x).mean() < 0, "inverted contrast"
+
+
+def test_an_empty_image_has_the_ssim_of_the_background():
+    image = np.zeros((60, 60))
+    image[20:40, 20:40] = np.random.default_rng(0).uniform(0.4, 0.8, (20, 20))
+    similar = ssim_map(image, np.zeros_like(image))
+    assert similar.mean() > 0.75, "the frame of a small brain cannot tell"
+    assert similar[17:37, 17:37].mean() < 0.01
+
+
+def test_ssim_of_images_below_the_window_is_refused():
+    with pytest.raises(ValueError, match=r"Images of shape \(6, 30\) are too small"):
+        ssim_map(np.zeros((6, 30)), np.zeros((6, 30)))
+
+
+def pair(size, seed=0):
+    """A smooth image and a noisy copy of it."""
+    generator = np.random.default_rng(seed)
+    image = gaussian_filter(generator.random(size), 2)
+    image = (image - image.min()) / np.ptp(image)
+    return image, np.clip(image + 0.1 * generator.normal(size=size), 0, 1)
+
+
+@pytest.mark.parametrize(("size", "scales"), [((128, 128), 4), ((176, 190), 5), ((64, 60), 3), ((48, 46, 50), 3)])
+def test_ms_ssim_is_that_of_monai(size, scales, monkeypatch):
+    x, y = pair(size)
+    weights = tuple(np.array(SCALE_WEIGHTS[:scales]) / sum(SCALE_WEIGHTS[:scales]))
+    monkeypatch.setattr(torch, "float", torch.float64)  # MONAI's window is of single precision
+    metric = MultiScaleSSIMMetric(spatial_dims=len(size), data_range=1.0, weights=weights)
+    expected = metric(torch.tensor(x)[None, None], torch.tensor(y)[None, None]).item()
+    assert ms_ssim(x, y, np.ones(size, bool)) == pytest.approx(expected, abs=2e-6)
+
+
+def test_ms_ssim_in_closed_form():
+    x, _ = pair((96, 96))
+    frame = np.ones((96, 96), bool)
+    assert ms_ssim(x, x, frame) == pytest.approx(1)
+    a, b = np.full((96, 96), 0.6), np.full((96, 96), 0.2)
+    luminance = (2 * 0.6 * 0.2 + 0.01**2) / (0.6**2 + 0.2**2 + 0.01**2)
+    last = SCALE_WEIGHTS[3] / sum(SCALE_WEIGHTS[:4])
+    assert ms_ssim(a, b, frame) == pytest.approx(luminance**last), "flat images differ at the last scale only"
+    assert np.isnan(ms_ssim(x, x, np.zeros((96, 96), bool)))
+
+
+def test_regions_count_their_own_pixels_only():
+    x, y = pair((96, 96))
+    region = np.zeros((96, 96), bool)
+    region[20:70, 30:80] = True
+    changed = y.copy()
+    changed[:4] = changed[:, -4:] = 1.0
+    for function in (ssim, psnr, mean_absolute_error):
+        assert function(x, y, region) == pytest.approx(function(x, changed, region))
+        assert function(x, y, np.ones_like(region)) != pytest.approx(function(x, changed, np.ones_like(region)))
+        assert np.isnan(function(x, y, np.zeros_like(region)))
+
+
+def test_psnr_and_mae_are_those_of_scikit_image_and_numpy():
+    x, y = pair((40, 50))
+    frame = np.ones((40, 50), bool)
+    assert psnr(x, y, frame) == pytest.approx(peak_signal_noise_ratio(x, y, data_range=1))
+    assert psnr(x, y, frame) == pytest.approx(-10 * np.log10(mean_squared_error(x, y)))
+    assert mean_absolute_error(x, y, frame) == pytest.approx(np.abs(x - y).mean())
+    assert psnr(np.full((9, 9), 0.5), np.full((9, 9), 0.4), np.ones((9, 9), bool)) == pytest.approx(20)
+    assert np.isnan(psnr(x, x, frame)), "infinite decibels cannot be averaged"
