@@ -1,6 +1,7 @@
 # make demo    the embedded study, from simulated raw scans to table, figures and report
 # make test    all tests but those on Slurm
 # make test-slurm    those on Slurm: starts a real one for the time of the tests; needs root and, once, Debian's apt-get
+# make test-slow    whether 95 % intervals cover the truth in 95 of 100 cases: minutes of simulation
 # make lint    layout and lint of Python and Snakemake files
 # make lock    write requirements.lock anew from pyproject.toml
 
@@ -15,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 # The recipe of `demo`, under its lock.
 .PHONY: demo-run
-.PHONY: help install demo test test-slurm lint format lock clean
+.PHONY: help install demo test test-slurm test-slow lint format lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -52,6 +53,9 @@ test: $(ENVIRONMENT)
 # All at once: they mostly wait.
 test-slurm: $(ENVIRONMENT)
 	$(BIN)/python tests/slurm/cluster.py $(BIN)/python -m pytest --numprocesses 10 --dist load --verbose --verbose tests/slurm
+
+test-slow: $(ENVIRONMENT)
+	$(BIN)/python -m pytest -m slow --capture no
 
 lint: $(ENVIRONMENT)
 	$(BIN)/ruff check .
