@@ -12,6 +12,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage, stats
+from skimage import exposure
 from torch import nn
 from torch.nn import functional as F
 
@@ -205,7 +207,52 @@ def test_floors_equal_their_formulas(size):
     assert not models["Intensity"].reconstruct(x).any()
 
 
+@both_sizes
+def test_blur_equals_scipy(size):
+    x = brains(2, size)
+    for sigma in (0.7, 2.0):
+        model = create("floors.AbsBlur", size, {"sigma": sigma})
+        blurred = [ndimage.gaussian_filter(image.astype(np.float64), sigma) for image in x[:, 0].numpy()]
+        reconstruction = model.reconstruct(x)
+        np.testing.assert_allclose(reconstruction[:, 0], blurred, atol=1e-6)
+        anomaly = model.score(x, reconstruction, torch.full_like(x, 9.0))
+        np.testing.assert_allclose(anomaly[:, 0], abs(x[:, 0].numpy() - blurred), atol=1e-6)
+        torch.testing.assert_close(model.loss(x)["loss"], anomaly.mean())
+
+
+@both_sizes
+def test_flat_is_the_mean_of_each_brain(size):
+    model, x = build("floors.Flat", size), torch.cat([brains(2, size), torch.zeros(1, 1, *size)])
+    reconstruction = model.reconstruct(x)
+    for image, flat in zip(x, reconstruction, strict=True):
+        values = flat[image > 0]
+        np.testing.assert_allclose(values, image[image > 0].double().mean(), rtol=1e-5)
+        assert not flat[image == 0].any()
+    assert torch.equal(model.score(x, reconstruction, torch.full_like(x, 9.0)), (x - reconstruction).abs())
+
+
+@both_sizes
+def test_equalised_intensity_is_a_rank(size):
+    """Exactly scipy's rank and, but for the width of its bins, scikit-image's histogram equalisation."""
+    model = build("floors.EqualisedIntensity", size)
+    x = torch.cat([(10 * brains(2, size)).round() / 10, brains(1, size), torch.zeros(1, 1, *size)])  # ties, then none
+    anomaly = model.score(x, model.reconstruct(x), torch.full_like(x, 9.0))
+    assert not model.reconstruct(x).any()
+    for image, equalised in zip(x[:3, 0].numpy(), anomaly[:3, 0].numpy(), strict=True):
+        brain = image > 0
+        ranks = stats.rankdata(image[brain], method="max") / brain.sum()
+        np.testing.assert_allclose(equalised[brain], ranks, rtol=1e-6)
+        assert not equalised[~brain].any()
+        assert equalised.max() == 1
+    peer = exposure.equalize_hist(image, nbins=65536, mask=brain)
+    np.testing.assert_allclose(equalised[brain], peer[brain], atol=2 / brain.sum())
+    assert not anomaly[3].any()
+    assert torch.equal(model.score(0.5 * x, x, x), anomaly)  # a rank knows no scale
+
+
 def test_floor_must_be_positive_and_images_must_come():
+    with pytest.raises(ValueError, match="sigma above 0"):
+        create("floors.AbsBlur", (32, 32), {"sigma": 0})
     with pytest.raises(ValueError, match="above 0"):
         VoxelZ((32, 32), floor=0)
     with pytest.raises(ValueError, match="no training images"):

@@ -1,7 +1,9 @@
 """Floors: detectors that learn next to nothing, in the comparison by the same road as the models.
 
 A model earns its training cost only above these. All leave the perceptual distance out of their maps: it
-would measure the distance to an average or an empty image and say nothing about the floor.
+would measure the distance to an average or an empty image and say nothing about the floor. ``VoxelMean`` and
+``VoxelZ`` learn one or two images; the others learn nothing and say what a blurred, a flat or an empty
+"reconstruction" is worth, in SSIM too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,11 +14,24 @@ import torch
 from torch import Tensor
 
 from brainuad.models.detector import Detector
+from brainuad.perceptual import gaussian_matrix
 
-__all__ = ["Intensity", "VoxelMean", "VoxelZ"]
+__all__ = ["AbsBlur", "EqualisedIntensity", "Flat", "Intensity", "VoxelMean", "VoxelZ"]
 
 
-class VoxelMean(Detector):
+class _Residual(Detector):
+    """What a floor that reconstructs something has in common: map = |x - reconstruction|."""
+
+    def loss(self, x: Tensor) -> dict[str, Tensor]:
+        """Mean absolute difference of image and reconstruction, for the learning curves only."""
+        return {"loss": (x - self.reconstruct(x)).abs().mean()}
+
+    def score(self, x: Tensor, reconstruction: Tensor, perceptual: Tensor) -> Tensor:
+        """Plain residual |x - reconstruction|."""
+        return (x - reconstruction).abs()
+
+
+class VoxelMean(_Residual):
     """Distance to the mean healthy image: reconstruct = mean, map = |x - mean|."""
 
     tiny: ClassVar[dict] = {}
@@ -45,17 +60,9 @@ class VoxelMean(Detector):
         self.mean.copy_(torch.from_numpy(mean))
         self.deviation.copy_(torch.from_numpy(np.sqrt(squares / count)))
 
-    def loss(self, x: Tensor) -> dict[str, Tensor]:
-        """Mean absolute difference of image and reconstruction, for the learning curves only."""
-        return {"loss": (x - self.reconstruct(x)).abs().mean()}
-
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean healthy image, whatever x is."""
         return self.mean.expand_as(x).clone()
-
-    def score(self, x: Tensor, reconstruction: Tensor, perceptual: Tensor) -> Tensor:
-        """Plain residual |x - reconstruction|."""
-        return (x - reconstruction).abs()
 
 
 class VoxelZ(VoxelMean):
@@ -100,3 +107,66 @@ class Intensity(Detector):
     def score(self, x: Tensor, reconstruction: Tensor, perceptual: Tensor) -> Tensor:
         """The intensity of each pixel."""
         return x.clone()
+
+
+class EqualisedIntensity(Intensity):
+    """Intensity after histogram equalisation, 1 being the brightest: reconstruct = an empty image, map = rank.
+
+    Meissen et al., Challenging Current Semi-Supervised Anomaly Segmentation Methods for Brain MRI, BrainLes 2021:
+    on FLAIR images, where lesions are bright, a threshold on it beats the deep models of its time.
+    """
+
+    tiny: ClassVar[dict] = {}
+
+    def score(self, x: Tensor, reconstruction: Tensor, perceptual: Tensor) -> Tensor:
+        """Share of the pixels of the image's own brain (x > 0) that are not brighter; 0 outside it."""
+        return torch.stack([ranks(image) for image in x])
+
+
+def ranks(image: Tensor) -> Tensor:
+    """Of each pixel above 0, the share of such pixels that are at most as bright, in (0, 1]; of others 0."""
+    brain = image > 0
+    ordered = image[brain].sort().values
+    found = torch.searchsorted(ordered, image.contiguous(), right=True) / max(len(ordered), 1)
+    return torch.where(brain, found, 0.0)
+
+
+class Flat(_Residual):
+    """A brain of one intensity: reconstruct = the image's mean inside its brain (x > 0), map = |x - reconstruction|."""
+
+    tiny: ClassVar[dict] = {}
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of the pixels above 0, wherever x is above 0."""
+        brain = x > 0
+        pixels = brain.flatten(1).sum(1).clamp(min=1)
+        mean = (x * brain).flatten(1).sum(1) / pixels  # (b,)
+        return brain * mean.view(-1, *[1] * (x.ndim - 1))
+
+
+class AbsBlur(_Residual):
+    """An image without its detail: reconstruct = Gaussian blur of x, map = |x - blur|.
+
+    It copies every anomaly larger than the blur, as does a model that reconstructs too well, and yet has a high SSIM.
+    """
+
+    tiny: ClassVar[dict] = {}
+
+    def __init__(self, size: Sequence[int], sigma: float = 2.0):
+        """Set the blur.
+
+        Args:
+            size: pixels along each axis.
+            sigma: standard deviation of the Gaussian in pixels, > 0; cut off at 4 sigma.
+        """
+        super().__init__(size)
+        if sigma <= 0:
+            raise ValueError(f"floors.AbsBlur needs a sigma above 0, not {sigma}: correct its params.")
+        for axis, side in enumerate(self.size):
+            self.register_buffer(f"blur{axis}", gaussian_matrix(side, sigma).float(), persistent=False)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """x blurred along every axis, mirrored beyond the border."""
+        for axis in range(len(self.size)):
+            x = (x.movedim(axis + 2, -1) @ getattr(self, f"blur{axis}").T).movedim(-1, axis + 2)
+        return x.contiguous()
