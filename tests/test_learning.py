@@ -17,6 +17,14 @@ LEARNING = {
     "vqvae.VQVAE": ({"channels": (16, 16), "residual_units": 1}, 2e-3, 150, "loss", 3.0),
     "swin_mae.SwinMAE": ({"width": 24, "heads": (2, 4, 8), "unit": 8, "stochastic_depth": 0.0}, 2e-3, 300, "loss", 4.0),
     "rae.RAE": ({"channels": (8, 8, 16, 16), "latent": 16}, 2e-3, 120, "reconstruction", 2.5),
+    "dae.DenoisingAE": ({"channels": (8, 16, 32)}, 2e-3, 150, "loss", 70.0),
+    "diffusion.Diffusion": (
+        {"channels": (16, 32), "attention": (False, False), "residual_units": 1},
+        3e-3,
+        60,
+        "loss",
+        5.0,
+    ),
     "vqvae_transformer.VQVAETransformer": ({"width": 32, "depth": 2, "heads": 4}, 3e-3, 150, "loss", 20.0),
 }
 
@@ -58,7 +66,7 @@ def distance(a, b, where):
     return (a - b)[where].square().mean().item()
 
 
-@pytest.mark.parametrize("class_name", ["rae.RAE", "swin_mae.SwinMAE"])
+@pytest.mark.parametrize("class_name", ["rae.RAE", "swin_mae.SwinMAE", "dae.DenoisingAE"])
 def test_a_pasted_square_is_restored_not_copied(learnt, class_name):
     model, x = learnt[class_name][0], brains(8, SIZE)
     altered, where = pasted(x)
