@@ -54,6 +54,13 @@ def test_the_study_is_table_1_of_the_paper():
     assert rows["vqvae_transformer"] == (4, 500, 1e-4, None)
 
 
+def test_what_is_beyond_the_paper_has_the_updates_of_its_own():
+    models, images = study()["models"], round(0.85 * 1113)  # HCP's training scans
+    updates = {name: models[name]["epochs"] * images // models[name]["batch_size"] for name in ("dae", "diffusion")}
+    assert updates["dae"] == pytest.approx(67_200, rel=0.02)
+    assert updates["diffusion"] == pytest.approx(300_000, rel=0.01)
+
+
 def test_the_official_preset_has_the_official_numbers():
     config = study(ROOT / "config/presets/official.yaml")
     models = config["models"]
@@ -71,7 +78,7 @@ def test_the_official_preset_has_the_official_numbers():
 def test_the_papers_networks_have_the_sizes_of_the_docs():
     counts = {name: own_parameters(model) for name, model in networks(study()).items()}
     text = (ROOT / "docs/deviations.md").read_text()
-    for name in ("vqvae", "swin_mae", "rae", "vqvae_transformer"):
+    for name in ("vqvae", "swin_mae", "rae", "vqvae_transformer", "dae", "diffusion"):
         assert f"{counts[name]:,}" in text, f"docs/deviations.md does not give the parameters of {name}"
 
 
