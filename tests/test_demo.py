@@ -20,7 +20,9 @@ def test_it_holds_the_papers_models_and_the_floors():
     assert [entry["class"] for entry in CONFIG["models"].values()] == expected
     table = pd.read_csv(DEMO / "comparison.tsv", sep="\t")
     assert list(table["model"]) == list(CONFIG["models"])
-    assert table["phantom_a_synthetic/auroc/frame/pixels"].gt(0.6).all()
+    found = table.set_index("model")["phantom_a_synthetic/auroc/frame/pixels"]
+    assert found.drop("blur").gt(0.6).all()
+    assert found["blur"] < found.drop("blur").min()  # it copies the anomalies, and yet its SSIM is high
 
 
 @pytest.mark.parametrize("model", [name for name, entry in CONFIG["models"].items() if "epochs" in entry])
