@@ -94,7 +94,7 @@ def test_the_example_in_the_docs_is_a_model():
 def test_the_commands_in_the_preset_plan_the_study(tmp_path):
     config = tmp_path / "config"
     (config / "datasets").mkdir(parents=True)
-    for name in ("config.yaml", "presets", "schema"):
+    for name in ("config.yaml", "presets", "published", "schema"):
         (config / name).symlink_to(ROOT / "config" / name)
     for dataset in ("hcp", "oasis3", "ixi", "santpau"):
         rows = [f"{dataset}{i:03d}\t{dataset}{i:03d}.nii.gz" for i in range(60)]
