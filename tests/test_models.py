@@ -203,6 +203,11 @@ def test_floors_equal_their_formulas(size):
     np.testing.assert_allclose(models["VoxelMean"].reconstruct(x)[1:].numpy(), mean, rtol=1e-7)
     np.testing.assert_allclose(maps["VoxelMean"], abs(x.numpy() - mean), rtol=1e-5)
     np.testing.assert_allclose(maps["VoxelZ"], abs(x.numpy() - mean) / (deviation + 0.01), rtol=1e-4)
+    smooth = create("floors.VoxelZ", size, {"smoothing": 1.5}).eval()
+    smooth.fit(iter([images]))
+    found = smooth.score(x, smooth.reconstruct(x), None).numpy()[:, 0]
+    expected = [ndimage.gaussian_filter(image, 1.5) for image in maps["VoxelZ"][:, 0]]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
     np.testing.assert_array_equal(maps["Intensity"], x.numpy())
     assert not models["Intensity"].reconstruct(x).any()
 
@@ -255,5 +260,7 @@ def test_floor_must_be_positive_and_images_must_come():
         create("floors.AbsBlur", (32, 32), {"sigma": 0})
     with pytest.raises(ValueError, match="above 0"):
         VoxelZ((32, 32), floor=0)
+    with pytest.raises(ValueError, match="smoothing of 0 or more"):
+        VoxelZ((32, 32), smoothing=-1)
     with pytest.raises(ValueError, match="no training images"):
         create("floors.VoxelMean", (32, 32), {}).fit([])

@@ -11,12 +11,26 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from brainuad.models.detector import Detector
 from brainuad.perceptual import gaussian_matrix
 
 __all__ = ["AbsBlur", "EqualisedIntensity", "Flat", "Intensity", "VoxelMean", "VoxelZ"]
+
+
+class _Blur(nn.Module):
+    """Gaussian filter of each axis of (b, 1, *size), mirrored beyond the border and cut off at 4 sigma."""
+
+    def __init__(self, size: Sequence[int], sigma: float):
+        super().__init__()
+        for axis, side in enumerate(size):
+            self.register_buffer(f"axis{axis}", gaussian_matrix(side, sigma).float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for axis, matrix in enumerate(self.buffers(), start=2):
+            x = (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+        return x.contiguous()
 
 
 class _Residual(Detector):
@@ -70,8 +84,8 @@ class VoxelZ(VoxelMean):
 
     tiny: ClassVar[dict] = {}
 
-    def __init__(self, size: Sequence[int], floor: float = 0.01):
-        """Set the floor of the deviation.
+    def __init__(self, size: Sequence[int], floor: float = 0.01, smoothing: float = 0.0):
+        """Set the floor of the deviation, and the smoothing.
 
         Args:
             size: pixels along each axis.
@@ -80,15 +94,20 @@ class VoxelZ(VoxelMean):
                 be undefined or decided by rounding. 0.01 is one percent of the intensity range: below the
                 noise of a T1 scan (two to four percent), so that it alters no z-score inside the brain by
                 much.
+            smoothing: sigma in pixels, >= 0, of a Gaussian on the map: an abnormal pixel has abnormal neighbours,
+                and the maps of trained models are smoothed as well.
         """
         super().__init__(size)
+        if smoothing < 0:
+            raise ValueError(f"floors.VoxelZ needs a smoothing of 0 or more, not {smoothing}: correct its params.")
+        self.smooth = _Blur(self.size, smoothing) if smoothing else nn.Identity()
         if floor <= 0:
             raise ValueError(f"floors.VoxelZ needs a floor above 0, not {floor}: correct its params.")
         self.floor = floor
 
     def score(self, x: Tensor, reconstruction: Tensor, perceptual: Tensor) -> Tensor:
         """Residual in standard deviations of the healthy population."""
-        return (x - reconstruction).abs() / (self.deviation + self.floor)
+        return self.smooth((x - reconstruction).abs() / (self.deviation + self.floor))
 
 
 class Intensity(Detector):
@@ -162,11 +181,8 @@ class AbsBlur(_Residual):
         super().__init__(size)
         if sigma <= 0:
             raise ValueError(f"floors.AbsBlur needs a sigma above 0, not {sigma}: correct its params.")
-        for axis, side in enumerate(self.size):
-            self.register_buffer(f"blur{axis}", gaussian_matrix(side, sigma).float(), persistent=False)
+        self.blur = _Blur(self.size, sigma)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x blurred along every axis, mirrored beyond the border."""
-        for axis in range(len(self.size)):
-            x = (x.movedim(axis + 2, -1) @ getattr(self, f"blur{axis}").T).movedim(-1, axis + 2)
-        return x.contiguous()
+        """x blurred along every axis."""
+        return self.blur(x)
