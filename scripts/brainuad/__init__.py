@@ -11,6 +11,7 @@ quality             measures of a preprocessed scan; the table that decides in o
 preprocessing       raw scans of a dataset → scans in template space, bad ones set aside
 sample_set          images, masks and table of a cohort, memory-mapped
 samples             scans in template space → sample sets
+anomalies           kinds of synthetic anomalies: image → image with one region changed
 synthetic           sample sets with synthetic anomalies of known place
 trunk               fetches networks for the perceptual distance that are not shipped
 perceptual          smoothed LPIPS distance maps
