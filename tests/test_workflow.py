@@ -82,7 +82,8 @@ def test_one_step_has_one_name(rule):
     assert f'"../scripts/{rule}.py"' in text
     assert f'"results/logs/{rule}' in text
     assert f'"results/benchmarks/{rule}' in text
-    folder = {"synthetic": "samples"}.get(rule, rule)  # a synthetic cohort is a sample set like any other
+    # A synthetic cohort is a sample set like any other, and all figures lie in one place.
+    folder = {"synthetic": "samples", "response_surface": "figures"}.get(rule, rule)
     output = text.split("output:")[1].split("log:")[0]
     assert f'"results/{folder}' in output
     for need in ("threads:", "mem_mb=scaled(", "runtime=scaled(", "conda:"):
@@ -367,8 +368,8 @@ def test_renaming_a_row_or_adding_a_seed_trains_nothing_again(study):
 def test_a_dataset_is_a_manifest_and_an_entry(study):
     config = yaml.safe_load((study / "config/config.yaml").read_text())
     scans = sorted((study / "results/phantom/phantom_b").glob("*/t1w.nii.gz"))
-    rows = [f"new{i}\t{path}" for i, path in enumerate(scans)]
-    (study / "new.tsv").write_text("\n".join(["subject\tt1w", *rows]))
+    rows = [f"new{i}\t{path}\t{ball(path) if i else ''}" for i, path in enumerate(scans)]
+    (study / "new.tsv").write_text("\n".join(["subject\tt1w\tlesion", *rows]))
     config["datasets"]["newcomer"] = {"manifest": "new.tsv"}
     write(study, config)
     models = len(config["models"])
@@ -384,7 +385,23 @@ def test_a_dataset_is_a_manifest_and_an_entry(study):
         "all": 1,
     }
     assert jobs(snakemake(study)) == expected
-    assert "newcomer/ssim/frame/images" in pd.read_csv(study / "results/comparison.tsv", sep="\t")
+    table = pd.read_csv(study / "results/comparison.tsv", sep="\t")
+    assert table["newcomer/ssim/frame/images"].notna().all()
+    assert table[["newcomer/auroc/brain/pixels", "newcomer/average_precision/frame/pixels"]].notna().all(axis=None)
+    assert table["newcomer/lesion_outside_brain/frame/pixels"].between(0.05, 0.95).all(), (
+        "measured for real lesions, too"
+    )
+    assert "lesion_outside_brain" in (study / "results/logs/metrics/voxel_z/1/newcomer.log").read_text()
+
+
+def ball(path):
+    """Write a lesion that lies half outside the brain beside a scan; returns its path."""
+    scan = nib.load(path)
+    points = nib.affines.apply_affine(scan.affine, np.indices(scan.shape).reshape(3, -1).T)
+    inside = np.linalg.norm(points - [65, -18, 8], axis=1) < 20
+    lesion = path.with_name("lesion.nii.gz")
+    nib.save(nib.Nifti1Image(inside.reshape(scan.shape).astype(np.uint8), scan.affine), lesion)
+    return lesion
 
 
 NEW_MODEL = '''"""Blur: what is left of an image without its detail."""
@@ -441,9 +458,11 @@ def test_a_model_is_a_file_and_an_entry(study, tmp_path):
         "score": datasets,
         "thresholds": 1,
         "metrics": datasets,
+        "response": 1,
         "comparison": 1,
         "significance": 1,
         "figures": 1,
+        "response_surface": 1,
         "costs": 1,
         "all": 1,
     }

@@ -43,6 +43,8 @@ significance        paired tests between models, and their ranks
 published           what a paper printed beside ours
 costs               what the jobs of each rule took
 figures             the qualitative grid and the learning curves
+response            what a model finds in each cell of a grid of anomalies
+response_surface    the response of all models as heat maps
 runtime             what all jobs share: the log, the end with the workflow
 slurm               what is asked of Slurm, and how its answers are read
 jobs                a training as a Slurm job or as processes of this machine
