@@ -240,6 +240,24 @@ def test_another_trunk_is_fetched_by_a_rule_of_its_own(tmp_path):
 
 
 @pytest.mark.workflow
+def test_examples_are_not_drawn_from_a_grid_of_anomalies(tmp_path):
+    config = miniature(tmp_path)
+    grid = config["datasets"].pop("phantom_a_suite")
+    synthetic = config["datasets"].pop("phantom_a_synthetic")
+    config["datasets"] |= {"phantom_a_suite": grid, "phantom_a_synthetic": synthetic}
+    write(tmp_path, config)
+    planned = snakemake(tmp_path, "-n", "results/figures/qualitative.png")
+    assert "phantom_a_synthetic/map.npy" in planned
+    assert "phantom_a_suite" not in planned
+    del config["datasets"]["phantom_a_synthetic"]
+    write(tmp_path, config)
+    assert "phantom_a_suite/map.npy" in snakemake(tmp_path, "-n", "results/figures/qualitative.png")
+    del config["datasets"]["phantom_a_suite"]
+    write(tmp_path, config)
+    assert not {"response", "response_surface", "synthetic"} & set(jobs(snakemake(tmp_path, "-n")))
+
+
+@pytest.mark.workflow
 def test_without_data_the_papers_study_says_what_is_missing():
     output = snakemake(".", "-n", check=False)
     for words in ("config/datasets/hcp.tsv", "config/datasets/santpau.tsv", "make demo"):
@@ -271,6 +289,11 @@ def test_the_table_has_every_model_and_dataset(finished):
         assert table[column].between(-1, 1).all(), column
     assert table.set_index("model").loc["voxel_z", "phantom_a_synthetic/auroc/frame/pixels"] > 0.7
     assert "simulated" in (finished / "results/table2.md").read_text()
+    assert "phantom_a_suite" not in (finished / "results/table2.md").read_text()
+    assert table["phantom_a_suite/auroc/brain/pixels"].notna().all(), "a grid is measured all the same"
+    assert "phantom_a_suite" not in (finished / "results/significance.tsv").read_text()
+    response = pd.read_csv(finished / "results/response/voxel_z/1/phantom_a_suite.tsv", sep="\t")
+    assert response[["average_precision", "detection"]].notna().all(axis=None)
     for model in config["models"].values():
         assert model["label"] in (finished / "results/table2.tex").read_text()
 
