@@ -22,6 +22,7 @@ include: "rules/models.smk"
 include: "rules/evaluate.smk"
 include: "rules/compare.smk"
 include: "rules/judge.smk"
+include: "rules/response.smk"
 include: "rules/costs.smk"
 
 
@@ -34,5 +35,6 @@ rule all:
         multiext("results/paper_difference", ".tsv", ".html") if published else [],
         "results/significance.tsv",
         multiext("results/figures/", "qualitative.png", "learning_curves.png"),
+        response_figures(),
         "results/costs.tsv",
         collect("results/quality/{dataset}.tsv", dataset=scans),

@@ -26,6 +26,8 @@ if workflow.is_main_process:
 jobs = {dataset: chunks(table, config["preprocessing"]["scans_per_job"]) for dataset, table in scans.items()}
 synthetic_datasets = [dataset for dataset, entry in config["datasets"].items() if entry["from"]]
 training_datasets = config["training"]["datasets"]
+grids = [dataset for dataset in synthetic_datasets if config["datasets"][dataset]["anomalies"]["grid"]]
+ordinary = [dataset for dataset in config["datasets"] if dataset not in grids]
 models, seeds = config["models"], config["training"]["seeds"]
 
 

@@ -10,6 +10,7 @@ rule costs:
     """Add up what the jobs of each rule took, when all others are done: their records are in results/benchmarks/."""
     input:
         last=["results/comparison.tsv", "results/significance.tsv", "results/figures/qualitative.png"],
+        response=response_figures(),
         quality=collect("results/quality/{dataset}.tsv", dataset=scans),
         trainings=collect("results/train/{model}/{seed}/cost.json", model=models, seed=seeds),
     output:

@@ -10,9 +10,9 @@ outputs   results/significance.tsv, results/ranks.tsv        paired tests betwee
 rule significance:
     """Test all pairs of models subject by subject, and rank the models."""
     input:
-        metrics=measured(".tsv"),
-        replicates=measured(".replicates.npz"),
-        subjects=measured(".subjects.tsv"),
+        metrics=measured(".tsv", ordinary),
+        replicates=measured(".replicates.npz", ordinary),
+        subjects=measured(".subjects.tsv", ordinary),
     output:
         pairs="results/significance.tsv",
         ranks="results/ranks.tsv",
@@ -41,8 +41,8 @@ rule significance:
 rule paper_difference:
     """Put each printed number beside ours."""
     input:
-        metrics=measured(".tsv"),
-        replicates=measured(".replicates.npz"),
+        metrics=measured(".tsv", ordinary),
+        replicates=measured(".replicates.npz", ordinary),
         published=published or [],
     output:
         table="results/paper_difference.tsv",

@@ -61,16 +61,18 @@ def healthy_samples(wildcards):
     return sample_set(source) if source else []
 
 
-def measured(ending):
+def measured(ending, datasets=None):
     """One file of each model, seed and dataset that rule `metrics` writes, always in the same order."""
     path = f"results/metrics/{{model}}/{{seed}}/{{dataset}}{ending}"
-    return collect(path, model=models, seed=seeds, dataset=config["datasets"])
+    return collect(path, model=models, seed=seeds, dataset=datasets or config["datasets"])
 
 
 def figure_datasets():
-    """The healthy and the anomalous dataset that the qualitative figure shows; without synthetic ones, the first and the last."""
+    """The healthy and the anomalous dataset that the qualitative figure shows, a grid only if there is nothing else
+    synthetic; without synthetic ones, the first and the last."""
     names = list(config["datasets"])
-    synthetic = [[config["datasets"][name]["from"], name] for name in synthetic_datasets]
+    ordered = sorted(synthetic_datasets, key=grids.__contains__)
+    synthetic = [[config["datasets"][name]["from"], name] for name in ordered]
     return synthetic[0] if synthetic else [names[0], names[-1]]
 
 
@@ -78,7 +80,7 @@ def table_settings(wildcards):
     """What the comparison has to know about the study."""
     labels = {name: {"label": entry["label"] or name, "floor": is_floor(entry)} for name, entry in models.items()}
     shared = {key: config[key] for key in ("study", "simulated")}
-    return {**shared, **config["comparison"], "datasets": list(config["datasets"]), "models": labels}
+    return {**shared, **config["comparison"], "datasets": list(config["datasets"]), "grids": grids, "models": labels}
 
 
 def figure_settings(wildcards):
@@ -86,3 +88,15 @@ def figure_settings(wildcards):
     healthy, anomalous = figure_datasets()
     labels = {name: entry["label"] or name for name, entry in models.items()}
     return {"healthy": healthy, "anomalous": anomalous, "models": labels, "simulated": config["simulated"]}
+
+
+def response_figures():
+    """The figures of all grids of anomalies."""
+    measures = ["average_precision", "detection"]
+    return collect("results/figures/response_{measure}_{dataset}.png", measure=measures, dataset=grids)
+
+
+def response_settings(wildcards):
+    """What the figures of a grid have to know about the study."""
+    labels = {name: entry["label"] or name for name, entry in models.items()}
+    return {"models": labels, "simulated": config["simulated"]}

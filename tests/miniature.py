@@ -23,6 +23,12 @@ def miniature(folder: Path) -> dict:
             entry["phantom"]["subjects"] = 8 if name in config["training"]["datasets"] else 2
             entry["phantom"].setdefault("site", {})["spacing"] = [3.0, 3.0, 3.0]
             continue
+        if "grid" in entry["anomalies"]:
+            entry["anomalies"] = {
+                "kinds": ["ellipse", "blur"],
+                "grid": {"size": [6, 12], "intensity": [1.0], "samples": 2},
+            }
+            continue
         entry["anomalies"]["size"] = [6, 10]
     # With this seed the eight subjects of the training dataset fall 4 to training, 1 to validation, 3 to test.
     config["seed"] = 3

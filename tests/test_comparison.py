@@ -138,6 +138,14 @@ def test_protocols_show_their_own_columns(compare):
     assert cells(result.strict)["rae"][4].startswith("**0.315**"), "in the brain, subject by subject"
 
 
+def test_grids_of_anomalies_are_in_the_wide_table_only(compare):
+    result = compare(TABLES, {**SETTINGS, "grids": ["hcp_synthetic"]})
+    assert cells(result.markdown)["Model"] == ["oasis SSIM ↑", "ixi SSIM ↑"]
+    assert "hcp_synthetic" not in result.markdown + result.latex + result.html + result.strict
+    assert result.wide["hcp_synthetic/auroc/frame/pixels"].notna().any()
+    assert "hcp_synthetic" in set(result.long["dataset"])
+
+
 def test_seeds_are_mean_and_sd_and_subjects_an_interval(compare):
     table = cells(compare(TABLES).markdown)
     sd = np.std([0.9, 0.92], ddof=1)

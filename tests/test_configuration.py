@@ -6,10 +6,12 @@ import pytest
 import yaml
 
 from brainuad import configuration
+from brainuad.anomalies import ALTERING, OVERWRITING
 from brainuad.configuration import ConfigurationError, check, fill, model_classes
 from conftest import ROOT
 
 SCHEMA = ROOT / "config/schema/config.schema.yaml"
+KINDS = [*OVERWRITING, *ALTERING]
 RULES = yaml.safe_load(SCHEMA.read_text())
 STUDY = {
     "datasets": {
@@ -69,9 +71,20 @@ def test_defaults_fill_in_at_every_depth_and_the_input_is_left_alone():
     assert filled["datasets"]["odd"]["anomalies"]["size"] == [20, 30]
     assert filled["datasets"]["site_b"]["split"]["test"] == 1.0
     assert filled["training"]["augmentation"]["rotation"] == 10.0
+    assert filled["datasets"]["odd"]["anomalies"]["kinds"] == ["rectangle", "ellipse"]
+    assert filled["datasets"]["odd"]["anomalies"]["grid"] is None
     assert check(filled, SCHEMA) == filled
     filled["datasets"]["odd"]["anomalies"]["size"][0] = 5
     assert fill(STUDY, RULES)["datasets"]["odd"]["anomalies"]["size"] == [20, 30]
+
+
+def test_a_grid_is_filled_in_and_the_kinds_are_those_of_the_library():
+    study = copy.deepcopy(STUDY)
+    study["datasets"]["odd"]["anomalies"] = {"kinds": KINDS, "grid": {"size": [6.0, 12], "intensity": [0, 1]}}
+    grid = check(study, SCHEMA)["datasets"]["odd"]["anomalies"]["grid"]
+    assert grid == {"size": [6, 12], "intensity": [0, 1], "samples": 20}
+    (known,) = (rule["items"]["enum"] for key, rule, _ in keys(RULES) if key.endswith("anomalies.kinds"))
+    assert known == KINDS
 
 
 MISTAKES = [
@@ -120,6 +133,18 @@ MISTAKES = [
     ("datasets.site_b.phantom", {"subjects": 3, "site": {"orientation": "RRS"}}, "orientation"),
     ("samples.positions", [500.0], "`samples.positions.0`"),
     ("datasets.odd.anomalies", {"size": [9, 3]}, "must be [smallest, largest]"),
+    ("datasets.odd.anomalies", {"kinds": ["elipse"]}, "`datasets.odd.anomalies.kinds.0` is 'elipse'"),
+    ("datasets.odd.anomalies", {"kinds": ["elipse"]}, "did you mean `ellipse`?"),
+    ("datasets.odd.anomalies", {"kinds": []}, "`datasets.odd.anomalies.kinds` has 0 entries"),
+    ("datasets.odd.anomalies", {"grid": {"size": [], "intensity": [1]}}, "`datasets.odd.anomalies.grid.size` has 0"),
+    ("datasets.odd.anomalies", {"grid": {"size": [9], "intensity": []}}, "grid.intensity` has 0 entries"),
+    ("datasets.odd.anomalies", {"grid": {"size": [9]}}, "`datasets.odd.anomalies.grid` lacks the key `intensity`"),
+    ("datasets.odd.anomalies", {"grid": {"sizes": [9]}}, "did you mean `size`?"),
+    (
+        "datasets.odd.anomalies",
+        {"grid": {"size": [9], "intensity": [1.5]}},
+        "`datasets.odd.anomalies.grid.intensity.0`",
+    ),
 ]
 
 

@@ -43,6 +43,16 @@ def errors_inside_anomalies(model):
     return [np.square(reconstruction - images)[lesion].mean() for images in pairs]
 
 
+@pytest.mark.parametrize("model", CONFIG["models"])
+def test_the_suite_shows_a_blind_spot(model):
+    """An overwritten region of about the intensity of tissue is found by nobody, a black or white one by all."""
+    table = pd.read_csv(DEMO / f"response/{model}/1/phantom_a_suite.tsv", sep="\t")
+    assert table["detection"].notna().all()
+    table = table[(table["kind"] == "rectangle") & (table["size"] == 20)].set_index("intensity")
+    gain = table["average_precision"] / table["prevalence"]
+    assert gain[0.7] < 3 < max(gain[0.0], gain[1.0])
+
+
 @pytest.mark.parametrize("model", ["rae", "swin_mae"])
 def test_pasted_regions_are_restored(model):
     to_clean, to_pasted = errors_inside_anomalies(model)

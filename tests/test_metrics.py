@@ -264,7 +264,7 @@ def test_curves_rise_from_nothing_to_everything(study):
             assert part[name].iloc[-1] == 1
 
 
-@pytest.mark.parametrize("name", ["metrics", "comparison", "figures"])
+@pytest.mark.parametrize("name", ["metrics", "comparison", "figures", "response", "response_surface"])
 def test_light_jobs_import_nothing_heavy(name):
     heavy = {"torch", "monai", "ants", "lpips", "sklearn"}
     code = f"import sys, brainuad.{name}; print(*({heavy} & set(sys.modules)))"

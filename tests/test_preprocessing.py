@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from nibabel import orientations
+from scipy import ndimage
 
 from brainuad import preprocessing
 from brainuad.phantom import Site, simulate
@@ -140,6 +141,34 @@ def test_another_process_writes_the_same_bytes(cohort, tmp_path):
     subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, env=environment, check=True)
     for name in ("t1w.nii.gz", "mask.nii.gz", "lesion.nii.gz", "to_template.mat", "from_template.mat"):
         assert (tmp_path / "out/sub-ras" / name).read_bytes() == (folder / "out/sub-ras" / name).read_bytes(), name
+
+
+def test_lesions_keep_their_volume_in_template_space(tmp_path):
+    """Balls of 3, 5 and 10 mm in an oblique scan of 1 mm, in one mask; the affine changes all volumes by one factor."""
+    import ants
+
+    scan = simulate("001", Site(spacing=(2, 2, 2), oblique=12, orientation="PSR"), seed=7)
+    affine = scan.t1w.affine @ np.diag([0.5, 0.5, 0.5, 1])
+    affine[:3, 3] = nibabel.affines.apply_affine(scan.t1w.affine, [-0.25] * 3)
+    t1w = scan.t1w.get_fdata(dtype=np.float32).repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    points = nibabel.affines.apply_affine(affine, np.indices(t1w.shape).reshape(3, -1).T)
+    balls = {3: (25.3, -20.7, 25.2), 5: (-30.1, 10.4, 20.6), 10: (30.8, -60.2, 10.9)}
+    inside = {r: (np.linalg.norm(points - at, axis=1) < r).reshape(t1w.shape) for r, at in balls.items()}
+    lesion = np.any(list(inside.values()), axis=0).astype(np.uint8)
+    scans = [entry("a", save(t1w, tmp_path / "t1w.nii", affine), save(lesion, tmp_path / "lesion.nii", affine))]
+    preprocess(scans, tmp_path, tmp_path / "table.tsv", {**SETTINGS, "resolution": 1.0})
+    warped = nibabel.load(tmp_path / "sub-a/lesion.nii.gz")
+    regions, count = ndimage.label(warped.get_fdata())
+    assert count == len(balls)
+    to_template = ants.read_transform(str(tmp_path / "sub-a/to_template.mat"))
+    determinant = np.linalg.det(np.reshape(to_template.parameters[:9], (3, 3)))
+    assert abs(determinant - 1) > 0.05
+    volumes = sorted(np.bincount(regions.ravel())[1:])
+    for volume, radius in zip(volumes, balls, strict=True):
+        assert volume * determinant / inside[radius].sum() == pytest.approx(1, abs=0.04)
+        assert volume * determinant / (4 / 3 * np.pi * radius**3) == pytest.approx(1, abs=0.05)
+    record = json.loads((tmp_path / "sub-a/quality.json").read_text())
+    assert record["lesion_volume_template_ml"] * determinant == pytest.approx(record["lesion_volume_ml"], rel=0.01)
 
 
 @pytest.fixture

@@ -174,10 +174,31 @@ def test_lesions_keep_their_volume(rng, radius):
             transform_type="AffineTransform", matrix=rotation * 1.1, center=(19.5,) * 3, precision="float"
         )
         lesion = ball(target, centre, radius)
-        warped = volumes.warp(lesion, transform, target, "nearestNeighbor").numpy()
+        warped = volumes.warp_lesions(lesion, transform, target).numpy()
         assert set(np.unique(warped)) <= {0, 1}
+        assert ndimage.label(warped)[1] == 1
         volume.append(warped.sum() * 1.1**3 / lesion.numpy().sum())
-    assert np.mean(volume) == pytest.approx(1, abs=0.05)
+    assert volume == pytest.approx([1] * 10, abs=0.04), "each of them, not their mean alone"
+
+
+def test_lesions_of_a_mask_keep_their_volume_each(rng):
+    """A threshold for all together would take from the small what it gives to the large."""
+    target = grid((60, 40, 40))
+    parts = [ball(target, centre, radius) for centre, radius in (((15.3, 19.7, 20.1), 9), ((45.2, 20.4, 19.6), 2.5))]
+    lesion = parts[0] + parts[1]
+    transform = ants.create_ants_transform(
+        transform_type="AffineTransform", matrix=np.eye(3) * 0.95, center=(29.5, 19.5, 19.5), precision="float"
+    )
+    regions, _ = ndimage.label(volumes.warp_lesions(lesion, transform, target).numpy())
+    for part, voxels in zip(parts, np.bincount(regions.ravel())[1:], strict=True):
+        assert voxels * 0.95**3 / part.numpy().sum() == pytest.approx(1, abs=0.04)
+
+
+def test_lesions_on_their_own_grid_stay_as_they_are(rng):
+    lesion = volumes.like(rng.random((20, 18, 16)) > 0.8, grid((20, 18, 16)))
+    identity = ants.create_ants_transform(transform_type="AffineTransform", matrix=np.eye(3), precision="float")
+    assert np.array_equal(volumes.warp_lesions(lesion, identity, lesion).numpy(), lesion.numpy())
+    assert not volumes.warp_lesions(lesion * 0, identity, lesion).numpy().any()
 
 
 def test_masks_are_floats_since_ants_crashes_on_others(atlas):

@@ -82,7 +82,8 @@ def test_one_step_has_one_name(rule):
     assert f'"../scripts/{rule}.py"' in text
     assert f'"results/logs/{rule}' in text
     assert f'"results/benchmarks/{rule}' in text
-    folder = {"synthetic": "samples"}.get(rule, rule)  # a synthetic cohort is a sample set like any other
+    # A synthetic cohort is a sample set like any other, and all figures lie in one place.
+    folder = {"synthetic": "samples", "response_surface": "figures"}.get(rule, rule)
     output = text.split("output:")[1].split("log:")[0]
     assert f'"results/{folder}' in output
     for need in ("threads:", "mem_mb=scaled(", "runtime=scaled(", "conda:"):
@@ -239,6 +240,24 @@ def test_another_trunk_is_fetched_by_a_rule_of_its_own(tmp_path):
 
 
 @pytest.mark.workflow
+def test_examples_are_not_drawn_from_a_grid_of_anomalies(tmp_path):
+    config = miniature(tmp_path)
+    grid = config["datasets"].pop("phantom_a_suite")
+    synthetic = config["datasets"].pop("phantom_a_synthetic")
+    config["datasets"] |= {"phantom_a_suite": grid, "phantom_a_synthetic": synthetic}
+    write(tmp_path, config)
+    planned = snakemake(tmp_path, "-n", "results/figures/qualitative.png")
+    assert "phantom_a_synthetic/map.npy" in planned
+    assert "phantom_a_suite" not in planned
+    del config["datasets"]["phantom_a_synthetic"]
+    write(tmp_path, config)
+    assert "phantom_a_suite/map.npy" in snakemake(tmp_path, "-n", "results/figures/qualitative.png")
+    del config["datasets"]["phantom_a_suite"]
+    write(tmp_path, config)
+    assert not {"response", "response_surface", "synthetic"} & set(jobs(snakemake(tmp_path, "-n")))
+
+
+@pytest.mark.workflow
 def test_without_data_the_papers_study_says_what_is_missing():
     output = snakemake(".", "-n", check=False)
     for words in ("config/datasets/hcp.tsv", "config/datasets/santpau.tsv", "make demo"):
@@ -270,6 +289,11 @@ def test_the_table_has_every_model_and_dataset(finished):
         assert table[column].between(-1, 1).all(), column
     assert table.set_index("model").loc["voxel_z", "phantom_a_synthetic/auroc/frame/pixels"] > 0.7
     assert "simulated" in (finished / "results/table2.md").read_text()
+    assert "phantom_a_suite" not in (finished / "results/table2.md").read_text()
+    assert table["phantom_a_suite/auroc/brain/pixels"].notna().all(), "a grid is measured all the same"
+    assert "phantom_a_suite" not in (finished / "results/significance.tsv").read_text()
+    response = pd.read_csv(finished / "results/response/voxel_z/1/phantom_a_suite.tsv", sep="\t")
+    assert response[["average_precision", "detection"]].notna().all(axis=None)
     for model in config["models"].values():
         assert model["label"] in (finished / "results/table2.tex").read_text()
 
@@ -367,8 +391,8 @@ def test_renaming_a_row_or_adding_a_seed_trains_nothing_again(study):
 def test_a_dataset_is_a_manifest_and_an_entry(study):
     config = yaml.safe_load((study / "config/config.yaml").read_text())
     scans = sorted((study / "results/phantom/phantom_b").glob("*/t1w.nii.gz"))
-    rows = [f"new{i}\t{path}" for i, path in enumerate(scans)]
-    (study / "new.tsv").write_text("\n".join(["subject\tt1w", *rows]))
+    rows = [f"new{i}\t{path}\t{ball(path) if i else ''}" for i, path in enumerate(scans)]
+    (study / "new.tsv").write_text("\n".join(["subject\tt1w\tlesion", *rows]))
     config["datasets"]["newcomer"] = {"manifest": "new.tsv"}
     write(study, config)
     models = len(config["models"])
@@ -384,7 +408,23 @@ def test_a_dataset_is_a_manifest_and_an_entry(study):
         "all": 1,
     }
     assert jobs(snakemake(study)) == expected
-    assert "newcomer/ssim/frame/images" in pd.read_csv(study / "results/comparison.tsv", sep="\t")
+    table = pd.read_csv(study / "results/comparison.tsv", sep="\t")
+    assert table["newcomer/ssim/frame/images"].notna().all()
+    assert table[["newcomer/auroc/brain/pixels", "newcomer/average_precision/frame/pixels"]].notna().all(axis=None)
+    assert table["newcomer/lesion_outside_brain/frame/pixels"].between(0.05, 0.95).all(), (
+        "measured for real lesions, too"
+    )
+    assert "lesion_outside_brain" in (study / "results/logs/metrics/voxel_z/1/newcomer.log").read_text()
+
+
+def ball(path):
+    """Write a lesion that lies half outside the brain beside a scan; returns its path."""
+    scan = nib.load(path)
+    points = nib.affines.apply_affine(scan.affine, np.indices(scan.shape).reshape(3, -1).T)
+    inside = np.linalg.norm(points - [65, -18, 8], axis=1) < 20
+    lesion = path.with_name("lesion.nii.gz")
+    nib.save(nib.Nifti1Image(inside.reshape(scan.shape).astype(np.uint8), scan.affine), lesion)
+    return lesion
 
 
 NEW_MODEL = '''"""Blur: what is left of an image without its detail."""
@@ -441,9 +481,11 @@ def test_a_model_is_a_file_and_an_entry(study, tmp_path):
         "score": datasets,
         "thresholds": 1,
         "metrics": datasets,
+        "response": 1,
         "comparison": 1,
         "significance": 1,
         "figures": 1,
+        "response_surface": 1,
         "costs": 1,
         "all": 1,
     }

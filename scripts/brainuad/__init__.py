@@ -11,6 +11,7 @@ quality             measures of a preprocessed scan; the table that decides in o
 preprocessing       raw scans of a dataset → scans in template space, bad ones set aside
 sample_set          images, masks and table of a cohort, memory-mapped
 samples             scans in template space → sample sets
+anomalies           kinds of synthetic anomalies: image → image with one region changed
 synthetic           sample sets with synthetic anomalies of known place
 trunk               fetches networks for the perceptual distance that are not shipped
 perceptual          smoothed LPIPS distance maps
@@ -42,6 +43,8 @@ significance        paired tests between models, and their ranks
 published           what a paper printed beside ours
 costs               what the jobs of each rule took
 figures             the qualitative grid and the learning curves
+response            what a model finds in each cell of a grid of anomalies
+response_surface    the response of all models as heat maps
 runtime             what all jobs share: the log, the end with the workflow
 slurm               what is asked of Slurm, and how its answers are read
 jobs                a training as a Slurm job or as processes of this machine

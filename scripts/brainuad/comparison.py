@@ -36,9 +36,9 @@ def comparison(
             booktabs) and CSV (numbers only).
         strict: the table of protocol ``strict``, alike.
         pages: both tables to write as HTML.
-        settings: ``study`` (title), ``simulated``, ``datasets`` (names in order), ``models`` (name to
-            ``label`` and ``floor``, in order) and ``floor``, the model that others are held against (None: the
-            strongest floor of each column).
+        settings: ``study`` (title), ``simulated``, ``datasets`` (names in order), ``grids`` (those of them that
+            the tables leave out), ``models`` (name to ``label`` and ``floor``, in order) and ``floor``, the model that
+            others are held against (None: the strongest floor of each column).
 
     Raises:
         ValueError: a table holds a model or dataset that the settings do not name.

@@ -21,7 +21,7 @@ from brainuad import quality, volumes
 
 __all__ = ["preprocess", "read_lesion", "read_scan"]
 
-VERSION = 1  # raise it when the same scan and settings give other results: finished scans are then done again
+VERSION = 2  # raise it when the same scan and settings give other results: finished scans are then done again
 VOXEL_SIZE = (0.2, 6.0)  # mm
 FIELD_OF_VIEW = (80.0, 600.0)  # mm
 ALIGNMENT = 4.0  # mm: voxels of the correlation with the template, whose average brain has no finer folds
@@ -116,7 +116,7 @@ def run(scan: dict, folder: Path, settings: dict) -> dict:
     outputs = {"t1w.nii.gz": (volumes.like(t1w, brain), np.float32), "mask.nii.gz": (brain, np.uint8)}
     lesion_volumes = {}
     if lesion is not None:
-        outputs[LESION] = (volumes.warp(lesion, transform, template.brain, "nearestNeighbor"), np.uint8)
+        outputs[LESION] = (volumes.warp_lesions(lesion, transform, template.brain), np.uint8)
         for name, found in (("lesion_volume_ml", lesion), ("lesion_volume_template_ml", outputs[LESION][0])):
             lesion_volumes[name] = quality.volume(found.numpy() > 0, found.spacing)
     save(folder, outputs, (transform, transform.invert()))

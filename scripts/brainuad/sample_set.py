@@ -5,7 +5,7 @@ A sample set is a folder with
 * ``images.npy``  (n, 1, *size) float32 in [0, 1], 0 outside the brain
 * ``brain.npy``   (n, 1, *size) bool
 * ``lesion.npy``  (n, 1, *size) bool, all False in healthy samples
-* ``table.tsv``   one row a sample, the columns of ``COLUMNS``
+* ``table.tsv``   one row a sample, the columns of ``COLUMNS`` and, in a grid of anomalies, ``size``
 
 in template space: axis 0 of ``size`` runs from left to right, axis 1 from posterior to anterior, axis 2 (volumes only)
 from inferior to superior.
@@ -24,6 +24,7 @@ __all__ = ["COLUMNS", "SUBJECT_COLUMNS", "Images", "SampleSet", "SampleWriter", 
 SUBJECT_COLUMNS = ("scan", "subject", "session", "split", "group", "age", "sex", "site")
 ANOMALY_COLUMNS = ("source", "kind", "centre", "axes", "intensity")
 COLUMNS = ("sample", *SUBJECT_COLUMNS, "position", *ANOMALY_COLUMNS)
+GRID_COLUMN = "size"
 ARRAYS = {"images": np.float32, "brain": bool, "lesion": bool}
 
 
@@ -84,7 +85,7 @@ class SampleWriter:
         self.rows: list[dict] = []
 
     def add(self, image: np.ndarray, brain: np.ndarray, lesion: np.ndarray, row: dict) -> None:
-        """Append one sample; arrays of shape *size*, ``row`` with the columns of ``COLUMNS`` that apply."""
+        """Append one sample; arrays of shape *size*, ``row`` with the columns that apply."""
         index = len(self.rows)
         for name, array in (("images", image), ("brain", brain), ("lesion", lesion)):
             self.arrays[name][index, 0] = array
@@ -100,8 +101,9 @@ class SampleWriter:
             raise ValueError(f"{self.folder}: {len(self.rows)} samples added, {len(self.arrays['images'])} announced.")
         for array in self.arrays.values():
             array.flush()
-        table = pd.DataFrame(self.rows).reindex(columns=list(COLUMNS))
-        table.to_csv(self.folder / "table.tsv", sep="\t", index=False)
+        table = pd.DataFrame(self.rows)
+        columns = [*COLUMNS, GRID_COLUMN] if GRID_COLUMN in table else list(COLUMNS)
+        table.reindex(columns=columns).to_csv(self.folder / "table.tsv", sep="\t", index=False)
 
 
 class Images:

@@ -1,18 +1,22 @@
-"""Synthetic anomalies: copies of healthy samples with one region overwritten.
+"""Synthetic cohorts: copies of healthy test samples, each with one anomaly of known place.
 
-As in the paper (Malé et al., "Synthetic anomalies"): a rectangle or an ellipse, 20–30 pixels wide and high, of one
-intensity, at a random centre; half of the samples hold rectangles, half ellipses. In volumes: cuboids and ellipsoids.
+By default as in the paper (Malé et al., "Synthetic anomalies"): a rectangle or an ellipse, 20–30 pixels wide and high,
+of one intensity, at a random centre; half of the samples hold rectangles, half ellipses. ``brainuad.anomalies`` has the
+other kinds. A grid of kind × size × intensity puts the same samples into each of its cells.
 """
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from brainuad.anomalies import OVERWRITING, Anomaly, change
 from brainuad.sample_set import SampleSet, SampleWriter
 
-__all__ = ["anomaly", "kinds", "region", "synthetic"]
+__all__ = ["draw", "grid", "kinds", "spread", "synthetic"]
 
 
 def synthetic(samples: Path, output: Path, settings: dict) -> None:
@@ -20,91 +24,107 @@ def synthetic(samples: Path, output: Path, settings: dict) -> None:
 
     Args:
         samples: the healthy sample set.
-        output: folder of the new one; its ``lesion`` is the region overwritten, its column ``source`` the row of the
-            healthy original.
-        settings: ``size`` (pixels, smallest and largest), ``intensity`` (range), ``centre`` (``brain`` or ``frame``),
-            ``seed``.
+        output: folder of the new one; its ``lesion`` is the mask of the anomaly, its column ``source`` the row of the
+            healthy original. With a grid, a column ``size`` holds the cell's.
+        settings: ``kinds``, ``size`` (pixels, smallest and largest), ``intensity`` (range), ``centre`` (``brain`` or
+            ``frame``), ``seed``, and ``grid``: None, or a dict of ``size`` (pixels), ``intensity`` and ``samples``.
 
     Raises:
         ValueError: the healthy set has no test samples.
     """
     healthy = SampleSet(samples)
-    rows = healthy.rows("test")
-    if len(rows) == 0:
+    table = healthy.table.iloc[healthy.rows("test")]
+    if table.empty:
         raise ValueError(
             f"{samples} has no test samples to put anomalies into: give its dataset a `split.test` above 0."
         )
-    table = healthy.table.iloc[rows]
-    names = [f"{scan}:{position}" for scan, position in zip(table["scan"], table["position"], strict=True)]
-    writer = SampleWriter(output, len(rows), healthy.size)
-    for row, name, kind in zip(rows, names, kinds(names, settings["seed"]), strict=True):
-        brain = healthy.brain[row, 0]
-        mask, record = anomaly(kind, brain, settings, sample_generator(name, settings["seed"]))
-        image = np.where(mask, np.float32(record["intensity"]), healthy.images[row, 0])
-        writer.add(image, brain, mask, {**healthy.table.iloc[row].to_dict(), **record, "source": row})
+    names = table["scan"] + ":" + table["position"].astype(str)
+    planned = grid(names, table["subject"], settings) if settings["grid"] else one_each(names, settings)
+    writer = SampleWriter(output, len(planned), healthy.size)
+    for row, kind, cell in planned:
+        brain, generator = healthy.brain[row, 0], sample_generator(names[row], settings["seed"])
+        anomaly = draw(kind, brain, settings | cell, generator)
+        image, mask = change(healthy.images[row, 0], brain, anomaly, generator)
+        record = {**anomaly._asdict(), "centre": joined(anomaly.centre), "axes": joined(anomaly.axes)}
+        if cell:
+            record |= {key: cell[key][0] for key in ("size", "intensity")}
+        writer.add(image, brain, mask, {**table.loc[row].to_dict(), **record, "source": row})
     writer.close()
+    print(f"{len(planned)} samples with anomalies in {output}")
+
+
+def one_each(names: pd.Series, settings: dict) -> list[tuple[int, str, dict]]:
+    """Row and kind of each sample, which holds one anomaly; size and intensity are drawn."""
+    drawn = kinds(names, settings["seed"], settings["kinds"])
+    return [(row, kind, {}) for row, kind in zip(names.index, drawn, strict=True)]
+
+
+def grid(names: pd.Series, subjects: pd.Series, settings: dict) -> list[tuple[int, str, dict]]:
+    """Row, kind and settings of each sample of a grid, cell by cell.
+
+    Args:
+        names: of the healthy samples, by row.
+        subjects: whose they are, by row.
+        settings: see :func:`synthetic`; each cell has one size and one intensity in place of their ranges.
+    """
+    cells = settings["grid"]
+    chosen = spread(names, subjects, cells["samples"], settings["seed"])
+    return [
+        (row, kind, {"size": [size, size], "intensity": [intensity, intensity]})
+        for kind, size, intensity in itertools.product(settings["kinds"], cells["size"], cells["intensity"])
+        for row in chosen
+    ]
+
+
+def spread(names: pd.Series, subjects: pd.Series, count: int, seed: int) -> list[int]:
+    """Rows of up to ``count`` samples, ascending: one of every subject before a second of any.
+
+    Samples are drawn by the hash of their names: of new ones each pushes out one at most, and the others stay.
+    """
+    order = names.map(lambda name: digest(f"grid:{seed}:{name}")).sort_values()
+    turns = subjects[order.index].groupby(subjects).cumcount()
+    return sorted(turns.sort_values(kind="stable").index[:count])
 
 
 def sample_generator(name: str, seed: int) -> np.random.Generator:
-    """A generator that depends on the sample alone, not on its place in the set."""
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big"))
+    """A generator that depends on the sample alone: not on its place in the set, nor on the cell of a grid."""
+    return np.random.default_rng(int.from_bytes(digest(f"{seed}:{name}")[:8], "big"))
 
 
-def kinds(names: Sequence[str], seed: int) -> list[str]:
-    """Assign ``rectangle`` to exactly half of the samples (rounded up) and ``ellipse`` to the others.
+def kinds(names: Sequence[str], seed: int, known: Sequence[str]) -> list[str]:
+    """Assign each kind to an equal share of the samples; where they do not divide, the first kinds get one more.
 
     The samples are drawn by the hash of their names, so the order in which they stand does not matter.
     """
-    order = sorted(names, key=lambda name: hashlib.sha256(f"kind:{seed}:{name}".encode()).digest())
-    rectangles = set(order[: (len(order) + 1) // 2])
-    return ["rectangle" if name in rectangles else "ellipse" for name in names]
+    order = sorted(names, key=lambda name: digest(f"kind:{seed}:{name}"))
+    parts = np.array_split(order, len(known))
+    drawn = {name: kind for kind, part in zip(known, parts, strict=True) for name in part}
+    return [drawn[name] for name in names]
 
 
-def anomaly(kind: str, brain: np.ndarray, settings: dict, generator: np.random.Generator) -> tuple[np.ndarray, dict]:
-    """Draw one anomaly.
+def digest(text: str) -> bytes:
+    """A hash that is the same on every machine."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def draw(kind: str, brain: np.ndarray, settings: dict, generator: np.random.Generator) -> Anomaly:
+    """Draw axes, centre and intensity of one anomaly.
 
     Args:
-        kind: ``rectangle`` or ``ellipse``.
+        kind: see ``brainuad.anomalies``; one that changes the brain alone has its centre there, whatever ``centre`` is.
         brain: mask of shape *size*.
         settings: see :func:`synthetic`.
         generator: source of all randomness.
-
-    Returns:
-        The mask of the region, and its record: ``kind``, ``centre`` and ``axes`` (pixels, one a dimension, joined by
-        commas) and ``intensity``.
     """
     low, high = settings["size"]
     axes = generator.integers(low, high, size=brain.ndim, endpoint=True)
-    places = np.argwhere(brain) if settings["centre"] == "brain" else np.argwhere(np.ones_like(brain))
+    anywhere = settings["centre"] == "frame" and kind in OVERWRITING
+    places = np.argwhere(np.ones_like(brain) if anywhere else brain)
     centre = places[generator.integers(len(places))]
     intensity = float(np.float32(generator.uniform(*settings["intensity"])))
-    record = {"kind": kind, "centre": joined(centre), "axes": joined(axes), "intensity": intensity}
-    return region(kind, brain.shape, centre, axes), record
+    return Anomaly(kind, centre, axes, intensity)
 
 
-def joined(values: np.ndarray) -> str:
+def joined(values: Sequence[int]) -> str:
     """Write whole numbers as one field of a table."""
     return ",".join(str(int(value)) for value in values)
-
-
-def region(kind: str, size: Sequence[int], centre: Sequence[int], axes: Sequence[int]) -> np.ndarray:
-    """Mask of a rectangle or an ellipse; what lies outside the frame is cut off.
-
-    Args:
-        size: pixels of the frame along each axis.
-        centre: pixel in the middle.
-        axes: full width of the region along each axis, in pixels (not semi-axes).
-    """
-    # A pixel belongs to the region if its own centre does; an even width has its middle between two pixels.
-    offsets = [
-        np.arange(length) - (middle - (0.5 if width % 2 == 0 else 0.0))
-        for length, middle, width in zip(size, centre, axes, strict=True)
-    ]
-    relative = [
-        np.abs(offset) / (width / 2) for offset, width in zip(np.meshgrid(*offsets, indexing="ij"), axes, strict=True)
-    ]
-    if kind == "rectangle":
-        return np.max(relative, axis=0) < 1
-    if kind == "ellipse":
-        return np.sum(np.square(relative), axis=0) < 1
-    raise ValueError(f"{kind!r} is not a kind of anomaly: use 'rectangle' or 'ellipse'.")

@@ -113,8 +113,9 @@ def make_table(results: Results, protocol: str, settings: dict) -> Table:
         settings: see :func:`brainuad.comparison.comparison`.
     """
     rows = results.rows
-    anomalous = [name for name in settings["datasets"] if name in set(rows.loc[rows["metric"] == "auroc", "dataset"])]
-    healthy = [name for name in settings["datasets"] if name not in anomalous]
+    shown = [name for name in settings["datasets"] if name not in settings.get("grids", ())]
+    anomalous = [name for name in shown if name in set(rows.loc[rows["metric"] == "auroc", "dataset"])]
+    healthy = [name for name in shown if name not in anomalous]
     groups = PROTOCOLS[protocol]
     columns = [(name, *number) for name in healthy for number in groups["healthy"]]
     columns += [(name, *number) for name in anomalous for number in groups["anomalous"]]
