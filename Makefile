@@ -1,5 +1,5 @@
 # make demo    the embedded study, from simulated raw scans to table, figures and report
-# make test    all tests but those on Slurm
+# make test    all tests but those on Slurm; those in a browser are skipped without Chromium and its driver
 # make test-slurm    those on Slurm: starts a real one for the time of the tests; needs root and, once, Debian's apt-get
 # make lint    layout and lint of Python and Snakemake files
 # make lock    write requirements.lock anew from pyproject.toml
