@@ -1,5 +1,5 @@
 # make demo    the embedded study, from simulated raw scans to table, figures and report
-# make test    all tests but those on Slurm
+# make test    all tests but those on Slurm; those in a browser are skipped without Chromium and its driver
 # make test-slurm    those on Slurm: starts a real one for the time of the tests; needs root and, once, Debian's apt-get
 # make test-slow    whether 95 % intervals cover the truth in 95 of 100 cases: minutes of simulation
 # make lint    layout and lint of Python and Snakemake files
@@ -40,12 +40,11 @@ demo: $(ENVIRONMENT)
 # One thread a training: they then run side by side, and the table does not depend on the number of cores.
 demo-run:
 	@snakemake --directory demo --unlock --quiet all
-	snakemake --directory demo --cores $(CORES) --set-threads train=1 --rerun-incomplete --show-failed-logs --quiet host rules reason \
-		--report results/report.html --report-after-run
+	snakemake --directory demo --cores $(CORES) --set-threads train=1 --rerun-incomplete --show-failed-logs --quiet host rules reason
 	@echo; cat demo/results/table2.md; echo
 	@echo "All scans of this study are simulated. The table above: demo/results/table2.md"
 	@echo "Figure: demo/results/figures/qualitative.png"
-	@echo "Report: demo/results/report.html"
+	@echo "Report, everything on one page: demo/results/report.html"
 
 test: $(ENVIRONMENT)
 	$(BIN)/python -m pytest

@@ -24,6 +24,7 @@ include: "rules/compare.smk"
 include: "rules/judge.smk"
 include: "rules/response.smk"
 include: "rules/costs.smk"
+include: "rules/report.smk"
 
 
 rule all:
@@ -38,3 +39,4 @@ rule all:
         response_figures(),
         "results/costs.tsv",
         collect("results/quality/{dataset}.tsv", dataset=scans),
+        "results/report.html",

@@ -100,3 +100,8 @@ def response_settings(wildcards):
     """What the figures of a grid have to know about the study."""
     labels = {name: entry["label"] or name for name, entry in models.items()}
     return {"models": labels, "simulated": config["simulated"]}
+
+
+def report_settings(wildcards):
+    """What the report has to know about the study; it shows the whole configuration."""
+    return {**table_settings(wildcards), "seeds": seeds, "configuration": config}
