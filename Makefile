@@ -40,12 +40,11 @@ demo: $(ENVIRONMENT)
 # One thread a training: they then run side by side, and the table does not depend on the number of cores.
 demo-run:
 	@snakemake --directory demo --unlock --quiet all
-	snakemake --directory demo --cores $(CORES) --set-threads train=1 --rerun-incomplete --show-failed-logs --quiet host rules reason \
-		--report results/report.html --report-after-run
+	snakemake --directory demo --cores $(CORES) --set-threads train=1 --rerun-incomplete --show-failed-logs --quiet host rules reason
 	@echo; cat demo/results/table2.md; echo
 	@echo "All scans of this study are simulated. The table above: demo/results/table2.md"
 	@echo "Figure: demo/results/figures/qualitative.png"
-	@echo "Report: demo/results/report.html"
+	@echo "Report, everything on one page: demo/results/report.html"
 
 test: $(ENVIRONMENT)
 	$(BIN)/python -m pytest

@@ -23,6 +23,7 @@ include: "rules/evaluate.smk"
 include: "rules/compare.smk"
 include: "rules/judge.smk"
 include: "rules/costs.smk"
+include: "rules/report.smk"
 
 
 rule all:
@@ -36,3 +37,4 @@ rule all:
         multiext("results/figures/", "qualitative.png", "learning_curves.png"),
         "results/costs.tsv",
         collect("results/quality/{dataset}.tsv", dataset=scans),
+        "results/report.html",

@@ -66,6 +66,11 @@ def dataset_manifest(wildcards):
     return [name for name in [config["datasets"][wildcards.dataset]["manifest"]] if name]
 
 
+def manifests():
+    """The manifests of all datasets that have one."""
+    return [entry["manifest"] for entry in config["datasets"].values() if entry["manifest"]]
+
+
 def source_samples(wildcards):
     """The sample set that a synthetic dataset is made from."""
     return sample_set(config["datasets"][wildcards.dataset]["from"])

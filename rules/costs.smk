@@ -7,7 +7,7 @@ outputs   results/costs.tsv, costs.html
 
 
 rule costs:
-    """Add up what the jobs of each rule took, when all others are done: their records are in results/benchmarks/."""
+    """Add up what the jobs of each rule took, when all but the report are done: their records are in results/benchmarks/."""
     input:
         last=["results/comparison.tsv", "results/significance.tsv", "results/figures/qualitative.png"],
         quality=collect("results/quality/{dataset}.tsv", dataset=scans),

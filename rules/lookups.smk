@@ -86,3 +86,8 @@ def figure_settings(wildcards):
     healthy, anomalous = figure_datasets()
     labels = {name: entry["label"] or name for name, entry in models.items()}
     return {"healthy": healthy, "anomalous": anomalous, "models": labels, "simulated": config["simulated"]}
+
+
+def report_settings(wildcards):
+    """What the report has to know about the study; it shows the whole configuration."""
+    return {**table_settings(wildcards), "seeds": seeds, "configuration": config}

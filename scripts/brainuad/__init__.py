@@ -42,6 +42,13 @@ significance        paired tests between models, and their ranks
 published           what a paper printed beside ours
 costs               what the jobs of each rule took
 figures             the qualitative grid and the learning curves
+provenance          code, packages, machine and digests of a result
+page                blocks of text, tables and pictures → one page of HTML
+report_figures      the pictures that the report draws itself
+report_study        what the report is made of
+report_results      the report's sections about numbers
+report_scans        the report's sections about scans
+report              the page with everything on it
 runtime             what all jobs share: the log, the end with the workflow
 slurm               what is asked of Slurm, and how its answers are read
 jobs                a training as a Slurm job or as processes of this machine

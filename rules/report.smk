@@ -1,0 +1,51 @@
+"""
+Put everything on one page that opens without internet.
+
+inputs    the tables and figures of all other rules; what the report pictures itself: samples, scores
+outputs   results/report.html
+"""
+
+
+rule report:
+    """Show tables, figures, scans, costs and provenance on one page."""
+    input:
+        comparison="results/comparison.tsv",
+        table2="results/table2.csv",
+        costs="results/costs.tsv",
+        quality=collect("results/quality/{dataset}.tsv", dataset=scans),
+        montages=collect("results/quality/{dataset}.png", dataset=scans),
+        manifests=manifests(),
+        samples=collect("results/samples/{dataset}/table.tsv", dataset=config["datasets"]),
+        arrays=collect("results/samples/{dataset}/{array}.npy", dataset=config["datasets"], array=["images", "lesion"]),
+        descriptions=collect("results/train/{model}/{seed}/model.json", model=models, seed=seeds),
+        score=collect(
+            "results/score/{model}/{seed}/{dataset}/map.npy",
+            model=models,
+            seed=seeds[0],
+            dataset=config["datasets"],
+        ),
+        scored=collect(
+            "results/score/{model}/{seed}/{dataset}/{file}",
+            model=models,
+            seed=seeds[0],
+            dataset=config["datasets"],
+            file=["reconstruction.npy", "table.tsv"],
+        ),
+        qualitative="results/figures/qualitative.png",
+        learning_curves="results/figures/learning_curves.png",
+    output:
+        "results/report.html",
+    log:
+        "results/logs/report.log",
+    benchmark:
+        "results/benchmarks/report.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(30),
+    params:
+        settings=report_settings,
+    script:
+        "../scripts/report.py"

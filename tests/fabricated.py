@@ -1,0 +1,194 @@
+"""Made-up results of a study, small and with labels that try to break the page they are shown on."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.image import imsave
+
+from brainuad.sample_set import SampleWriter
+
+SCRIPT, TAG, FORMULA = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', r"$\frac{a}$ {{ 7 * 7 }} & Co."
+MODELS = {
+    "vqvae": {"label": SCRIPT, "floor": False},
+    "rae": {"label": FORMULA, "floor": False},
+    "swin_mae": {"label": None, "floor": False},
+    "voxel_z": {"label": "Voxel z-score", "floor": True},
+    "voxel_mean": {"label": TAG, "floor": True},
+}
+HEALTHY, ANOMALOUS = ("oasis", "ixi"), "oasis_synthetic"
+SIZE = (24, 28)
+SUBJECTS = 6
+MINUS = "\N{MINUS SIGN}"
+
+
+def fabricated(folder: Path) -> tuple[dict, dict]:
+    """Write the results and return the arguments ``files`` and ``settings`` of the report."""
+    rng = np.random.default_rng(0)
+    results = Path(folder) / "results"
+    files = {
+        "numbers": [write(results / "numbers.tsv", numbers())],
+        "strict": [write(results / "strict.csv", wide(rng, gaps=True))],
+        "table2": [write(results / "table2.csv", wide(rng, gaps=False))],
+        "ranks": [write(results / "ranks.tsv", ranks(rng))],
+        "significance": [write(results / "significance.tsv", significance(rng))],
+        "paper_difference": [write(results / "paper_difference.tsv", paper_difference(rng))],
+        "comparison": [write(results / "comparison.tsv", comparison())],
+        "costs": [write(results / "costs.tsv", costs())],
+        "manifests": [write(Path(folder) / "oasis.tsv", pd.DataFrame({"subject": ["1"], "t1w": ["1.nii.gz"]}))],
+        "descriptions": [description(results / "train/vqvae/1/model.json")],
+    }
+    for name, pictures in {"qualitative": 1, "learning_curves": 1, "responses": 2}.items():
+        files[name] = [picture(results / f"figures/{name}_{index}.png", rng) for index in range(pictures)]
+    for name in HEALTHY:
+        files.setdefault("quality", []).append(write(results / f"quality/{name}.tsv", quality()))
+        files.setdefault("montages", []).append(picture(results / f"quality/{name}.png", rng))
+    for dataset in (*HEALTHY, ANOMALOUS):
+        files.setdefault("samples", []).append(sample_set(results / "samples" / dataset, rng, dataset == ANOMALOUS))
+        for model in MODELS:
+            files.setdefault("score", []).append(scores(results / "score" / model / "1" / dataset, rng))
+            part = results / "metrics" / model / "1" / dataset
+            files.setdefault("subjects", []).append(write(part.with_suffix(".subjects.tsv"), subjects(rng, dataset)))
+            files.setdefault("curves", []).append(write(part.with_suffix(".curves.tsv"), curves(dataset)))
+    settings = {
+        "study": f"A study of 100 % & more {SCRIPT}",
+        "simulated": True,
+        "datasets": [*HEALTHY, ANOMALOUS],
+        "models": MODELS,
+        "seeds": [1],
+        "configuration": {"study": SCRIPT, "seed": 3, "models": {name: {"epochs": 2} for name in MODELS}},
+    }
+    return files, settings
+
+
+def write(path: Path, table: pd.DataFrame) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, sep="," if path.suffix == ".csv" else "\t", index=False)
+    return path
+
+
+def picture(path: Path, rng) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imsave(path, rng.random((60, 400)))
+    return path
+
+
+def description(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"metadata": {"versions": {"torch": "2.10.0", "brainuad": None}}}))
+    return path
+
+
+def interval(value):
+    return {"value": value, "low": value - 0.05, "high": value + 0.05}
+
+
+def wide(rng, gaps):
+    """One value a model is missing; the first model is above the floor, the second below, the third not told apart."""
+    rows = []
+    for index, (model, entry) in enumerate(MODELS.items()):
+        row = {"model": model, "label": entry["label"] or model, "floor": entry["floor"]}
+        columns = [f"{name} SSIM" for name in HEALTHY] + [f"{ANOMALOUS} {title}" for title in ("AUROC", "AUPRC")]
+        for column in columns:
+            value = np.nan if (model, column) == ("rae", "ixi SSIM") else round(rng.random(), 3)
+            row |= {column: value, f"{column} low": value - 0.05, f"{column} high": value + 0.05}
+        if gaps:
+            value = (0.1, -0.1, 0.01, 0.0, -0.2)[index]
+            name = f"{ANOMALOUS} AUPRC {MINUS} Voxel z-score"
+            row |= {name: value, f"{name} low": value - 0.05, f"{name} high": value + 0.05}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def numbers():
+    keys = {"dataset": ANOMALOUS, "seed": 1, "metric": "average_precision", "region": "brain", "pooling": "pixels"}
+    return pd.DataFrame([{**keys, "model": model, "map": "map", "value": 0.3, "prevalence": 0.05} for model in MODELS])
+
+
+KEYS = {"dataset": ANOMALOUS, "metric": "average_precision", "region": "brain", "pooling": "subjects"}
+
+
+def ranks(rng):
+    rows = [{**KEYS, "model": model, **interval(1 + 4 * rng.random()), "n": SUBJECTS} for model in MODELS]
+    return pd.DataFrame(rows).rename(columns={"value": "rank"})
+
+
+def significance(rng):
+    rows = []
+    for a, b in itertools.combinations(MODELS, 2):
+        bounds = {"difference": rng.normal(), "low": -1.0, "high": 1.0}
+        rows.append({**KEYS, "model_a": a, "model_b": b, **bounds, "p": rng.random(), "p_holm": 1.0, "n": SUBJECTS})
+    return pd.DataFrame(rows)
+
+
+def paper_difference(rng):
+    row = {"model": "vqvae", "dataset": "oasis", "metric": "ssim", "published": 0.9, "ours": 0.8, "difference": -0.1}
+    return pd.DataFrame([{**row, "low": 0.7, "high": 0.95, "note": TAG}, {**row, "model": "rae", "note": ""}])
+
+
+def comparison():
+    cost = {"cost/wall_seconds": 4000.0, "cost/peak_memory_mb": 900.0, "cost/device": SCRIPT, "cost/epochs": 2}
+    return pd.DataFrame(
+        [{"model": model, "seed": 1, "floor": entry["floor"], **cost} for model, entry in MODELS.items()]
+    )
+
+
+def costs():
+    row = {"jobs": 5, "median_seconds": 3.2, "max_seconds": 1234.5, "cpu_hours": 0.5, "gpu_hours": None}
+    return pd.DataFrame([{"rule": rule, **row, "peak_memory_mb": 900} for rule in ("preprocess", "train")])
+
+
+def quality():
+    rows = [{"scan": f"sub-{index}", "status": "included", "reason": "", "outlier": ""} for index in range(SUBJECTS)]
+    rows[1] |= {"status": "excluded", "reason": f"{TAG} cannot be read."}
+    rows[2] |= {"outlier": "correlation -6.3"}
+    return pd.DataFrame(rows)
+
+
+def sample_set(folder, rng, anomalous):
+    writer = SampleWriter(folder, SUBJECTS, SIZE)
+    for index in range(SUBJECTS):
+        brain, lesion = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
+        brain[3:-3, 3:-3] = True
+        lesion[6 : 8 + index, 8:14] = anomalous
+        row = {"scan": f"sub-{index}", "subject": str(index), "split": "test", "position": 0}
+        writer.add(rng.random(SIZE) * brain, brain, lesion, row)
+    writer.close()
+    return folder / "table.tsv"
+
+
+def scores(folder, rng):
+    folder.mkdir(parents=True)
+    for name in ("reconstruction", "map"):
+        np.save(folder / f"{name}.npy", rng.random((SUBJECTS, 1, *SIZE), dtype=np.float32))
+    rows = [{"sample": i, "scan": f"sub-{i}", "subject": str(i), "split": "test"} for i in range(SUBJECTS)]
+    write(folder / "table.tsv", pd.DataFrame(rows))
+    return folder / "map.npy"
+
+
+def subjects(rng, dataset):
+    """Subject 4 is always the best and subject 2 the worst; two sites that cut across the datasets."""
+    order = np.array([3, 4, 1, 5, 6, 2]) / 10
+    return pd.DataFrame(
+        {
+            "subject": range(SUBJECTS),
+            "group": "",
+            "age": [23, 39.5, 40, 61, None, 72],
+            "sex": ["F", "M"] * 3,
+            "site": [SCRIPT, "north"] * 3,
+            "ssim/brain/images": order,
+            "average_precision/brain/subjects": order if dataset == ANOMALOUS else np.nan,
+            "false_positive_rate_5/brain/subjects": rng.random(SUBJECTS) / 10,
+        }
+    )
+
+
+def curves(dataset):
+    columns = ["region", "threshold", "true_positive_rate", "false_positive_rate", "precision"]
+    if dataset != ANOMALOUS:
+        return pd.DataFrame(columns=columns)
+    x = np.linspace(0, 1, 30)
+    rows = [("brain", 1 - value, np.sqrt(value), value, 1 - 0.9 * value) for value in x]
+    return pd.DataFrame([*rows, *(("frame", *row[1:]) for row in rows)], columns=columns)

@@ -1,0 +1,260 @@
+import base64
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from brainuad import provenance, report_figures, report_results, report_scans
+from brainuad.page import Cell, Paragraph, Row, Section, Table, listed, number, render
+from brainuad.report import costs, duration, report
+from brainuad.report_study import Study
+from conftest import ROOT
+from fabricated import ANOMALOUS, FORMULA, MODELS, SCRIPT, TAG, fabricated
+
+ANCHORS = [
+    "comparison",
+    "published",
+    "ranks",
+    "responses",
+    "curves",
+    "training",
+    "quality",
+    "maps",
+    "cases",
+    "false-positives",
+    "costs",
+    "provenance",
+]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    files, settings = fabricated(tmp_path_factory.mktemp("study"))
+    return Study(settings, files)
+
+
+@pytest.fixture(scope="module")
+def page(study, tmp_path_factory):
+    """The page of all results, as text."""
+    path = tmp_path_factory.mktemp("page") / "results/report.html"
+    report(path, study.files, study.settings)
+    return path.read_text(encoding="utf-8")
+
+
+def anchors(text):
+    return re.findall(r'<section id="([\w-]+)"', text)
+
+
+def words(text):
+    """What a reader sees of the page, without its pictures."""
+    return re.sub(r"<[^>]+>", " ", text.split("<body>")[1])
+
+
+def test_every_section_is_there_and_listed(page):
+    assert anchors(page) == ANCHORS
+    assert re.findall(r'<li><a href="#([\w-]+)"', page) == ANCHORS
+
+
+def test_labels_cannot_become_markup(page):
+    for label in (SCRIPT, TAG, "{{ 7 * 7 }}"):
+        assert label in page if "{{" in label else label not in page
+    assert page.count("<script>") == 1, "the page's own"
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert FORMULA.replace("&", "&amp;") in page
+
+
+def test_the_page_needs_nothing_else(page):
+    without_pictures = re.sub(r"data:image/[a-z+]+;base64,[\w+/=]+", "data:", page)
+    assert not re.findall(r"https?:|//\w", re.sub(r"^\s*//.*$", "", without_pictures, flags=re.M))
+    assert set(re.findall(r'<img src="([^"]{0,14})', page)) <= {"data:image/png", "data:image/svg"}
+    for encoded in re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page):
+        drawing = ElementTree.fromstring(base64.b64decode(encoded))
+        assert not [element for element in drawing.iter() if element.tag.endswith("script")]
+
+
+@pytest.mark.parametrize(
+    ("section", "names"),
+    [
+        (report_results.comparison, ["strict", "table2"]),
+        (report_results.published, ["paper_difference"]),
+        (report_results.ranks, ["ranks", "significance"]),
+        (report_results.responses, ["responses"]),
+        (report_results.curves, ["curves"]),
+        (report_scans.quality, ["quality", "montages"]),
+        (report_scans.best_and_worst, ["subjects"]),
+        (report_scans.best_and_worst, ["score"]),
+        (report_scans.false_positives, ["subjects"]),
+        (costs, ["costs", "comparison"]),
+    ],
+)
+def test_a_section_without_data_is_empty(study, section, names):
+    files = {name: paths for name, paths in study.files.items() if name not in names}
+    assert section(Study(study.settings, files)).blocks == []
+
+
+def test_with_no_files_at_all_there_is_a_page(study, tmp_path):
+    report(tmp_path / "page.html", {}, {**study.settings, "simulated": False})
+    text = (tmp_path / "page.html").read_text()
+    assert anchors(text) == ["provenance"]
+    assert "simulated" not in words(text)
+
+
+def test_the_summary_says_scans_models_and_who_clears_the_floor(page):
+    summary = words(page.split('<div class="summary">')[1].split("</div>")[0].join(["<body>", ""]))
+    assert "12 scans of 2 datasets, 2 of them left out by quality control" in summary
+    assert "1 dataset with synthetic anomalies" in summary
+    assert "3 trained models (1 seed each) and 2 floors" in summary
+    assert "(1 of 1) is clearly above the best floor" in summary
+    assert "All scans of this study are simulated" in words(page)
+
+
+def test_the_interval_decides_what_is_above_a_floor(study):
+    gaps = [column for column in report_results.columns_of(study, "strict") if column.gap]
+    assert [(column.dataset, column.metric) for column in gaps] == [(ANOMALOUS, "AUPRC")]
+    assert report_results.above(study, gaps[0]) == ["vqvae"]
+    table = report_results.numbers(study, gaps)
+    assert [row.cells[1].text for row in table.rows[:3]] == ["above", "below", "not told apart"]
+    assert [row.cells[1].strong for row in table.rows] == [True, False, False, False, False]
+    assert [row.floor for row in table.rows] == [False, False, False, True, True]
+
+
+def test_a_table_before_intervals_is_shown_too(study, tmp_path):
+    path = tmp_path / "table2.csv"
+    pd.DataFrame({"model": list(MODELS), "label": "", "floor": False, "ixi SSIM": 0.5, "ixi SSIM sd": np.nan}).to_csv(
+        path
+    )
+    table = pd.read_csv(path, index_col=0)
+    table.to_csv(path, index=False)
+    columns = report_results.columns_of(Study(study.settings, {"table2": [path]}), "table2")
+    assert [column.title for column in columns] == ["SSIM"]
+    assert columns[0].rows["low"].isna().all()
+
+
+def test_best_and_worst_are_those_of_the_metric(study):
+    values = [
+        report_scans.read(path).assign(model=model, dataset=dataset)
+        for model, _, dataset, path in study.jobs("subjects")
+        if model == "vqvae"
+    ]
+    sets = {path.parent.name: report_scans.SampleSet(path.parent) for path in study.paths("samples")}
+    folders = {(path.parents[2].name, path.parent.name): path.parent for path in study.paths("score")}
+    lines = report_scans.case_lines(pd.concat(values), sets, folders)
+    assert list(lines) == [ANOMALOUS, "healthy scans"]
+    best, worst = lines[ANOMALOUS]
+    assert (best.scan, best.value, worst.scan, worst.value) == ("sub-4", "AP 0.60", "sub-2", "AP 0.10")
+    np.testing.assert_array_equal(best.lesion, sets[ANOMALOUS].lesion[4, 0])
+    np.testing.assert_array_equal(worst.map, np.load(folders["vqvae", ANOMALOUS] / "map.npy")[2, 0])
+    assert lines["healthy scans"][0].value == "SSIM 0.60"
+
+
+def test_the_slice_with_most_anomaly_is_shown(make_sample_set, tmp_path):
+    samples = report_scans.SampleSet(make_sample_set(splits=("test",) * 5))
+    lesion = np.load(samples.folder / "lesion.npy")
+    lesion[3, 0, 4:9, 4:9] = lesion[1, 0, 4:6, 4:6] = True
+    np.save(samples.folder / "lesion.npy", lesion)
+    for name in ("reconstruction", "map"):
+        np.save(tmp_path / f"{name}.npy", np.arange(5.0)[:, None, None, None] * np.ones((1, 1, 32, 32)))
+    table = pd.DataFrame({"sample": range(5), "scan": "sub-1", "subject": "1", "split": "test"})
+    table.to_csv(tmp_path / "table.tsv", sep="\t", index=False)
+    assert report_scans.case("1", "", samples, tmp_path).map[0, 0] == 3
+    np.save(samples.folder / "lesion.npy", np.zeros_like(lesion))
+    healthy = report_scans.SampleSet(samples.folder)
+    assert report_scans.case("1", "", healthy, tmp_path).map[0, 0] == 2, "the middle one"
+
+
+def test_false_positives_are_grouped_where_groups_are_known(study):
+    parts = [report_scans.read(path).assign(model=m, dataset=d) for m, _, d, path in study.jobs("subjects")]
+    rows = pd.DataFrame(report_scans.group_rows(pd.concat(parts)))
+    groups = rows.groupby("grouping", sort=False)["group"].unique().map(list).to_dict()
+    assert groups["dataset"] == ["oasis", "ixi", ANOMALOUS]
+    assert groups["age"] == ["20\N{EN DASH}39", "40\N{EN DASH}59", "60\N{EN DASH}79"]
+    assert groups["sex"] == ["F", "M"]
+    assert groups["site"] == [SCRIPT, "north"]
+    assert "group" not in groups, "nothing is said about groups"
+    own = rows[(rows["grouping"] == "sex") & (rows["group"] == "F") & (rows["model"] == "rae")].iloc[0]
+    expected = pd.concat(p for p in parts if p["model"].iloc[0] == "rae")
+    expected = expected.loc[expected["sex"] == "F", report_scans.FALSE_POSITIVES]
+    assert own["value"] == pytest.approx(expected.mean())
+    assert own["low"] < own["value"] < own["high"]
+    assert own["n"] == len(expected)
+
+
+def test_sites_that_are_the_datasets_are_not_shown_twice():
+    datasets = pd.Series(["a", "a", "b"])
+    assert not report_scans.informative(pd.Series(["x", "x", "y"]), datasets)
+    assert not report_scans.informative(pd.Series(["x", "x", ""]), datasets)
+    assert report_scans.informative(pd.Series(["x", "y", "y"]), datasets)
+
+
+def test_a_model_has_one_colour_everywhere(study):
+    look = study.look
+    assert len({entry.colour for entry in look.values()}) == len(MODELS)
+    assert look["swin_mae"].label == "swin_mae"
+    rows = pd.DataFrame({"model": list(MODELS), "value": 0.5, "low": 0.4, "high": 0.6})
+    panel = report_figures.Panel("one", rows, 0.5)
+    run = pd.DataFrame({"true_positive_rate": [0, 1], "false_positive_rate": [0, 1], "precision": [1, 0.1]})
+    forest = report_figures.forest([panel], look)
+    curves = report_figures.curves({"vqvae": [run], "voxel_z": [run]}, look, 0.1)
+    assert {line.get_color() for line in forest.axes[0].lines} >= {entry.colour for entry in look.values()}
+    lines = {line.get_color(): line.get_linestyle() for line in curves.axes[0].lines}
+    assert lines[look["vqvae"].colour] == "-"
+    assert lines[look["voxel_z"].colour] != "-"
+    assert study.name("voxel_z") == Cell("Voxel z-score \N{DAGGER}", colour=look["voxel_z"].colour)
+    more = report_figures.looks({f"m{index}": {"label": None, "floor": index > 14} for index in range(25)})
+    assert len(more) == 25, "colours come again where there are more models than colours"
+
+
+def test_pictures_are_the_same_each_time(study):
+    first, second = (report_results.curves(study).blocks[0].source for _ in range(2))
+    assert first == second
+
+
+def test_numbers_sort_and_missing_ones_come_last():
+    assert (number(0.5, 0.4, 0.6).text, number(0.5, 0.4, 0.6).note) == ("0.500", "0.400 to 0.600")
+    assert number(float("nan")).key == ""
+    assert number(-0.25).key == "-0.25"
+    assert [duration(seconds).text for seconds in (0.123, 59.4, 80, 7300)] == [
+        "0.12 s",
+        "59 s",
+        "1 min 20 s",
+        "2 h 01 min",
+    ]
+    assert [listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+
+
+def test_a_page_escapes_all_that_it_is_given():
+    table = Table([TAG], [Row([Cell(TAG, note=TAG, colour="red")])], TAG, [(TAG, 1)])
+    text = render(TAG, TAG, [TAG], TAG, [Section("a", TAG, [Paragraph(TAG), table]), Section("empty", "Empty")])
+    assert TAG not in text
+    assert anchors(text) == ["a"]
+
+
+def test_provenance_names_code_packages_configuration_and_inputs(page, study):
+    text = words(page)
+    for name, digest in (("oasis.tsv", study.paths("manifests")[0]), ("table.tsv", study.paths("samples")[0])):
+        assert provenance.digest(digest) in text
+        assert name in text
+    assert provenance.versions()["numpy"] in text
+    assert "2.10.0" in text
+    assert "epochs: 2" in text
+    shown = re.search(r"<pre[^>]*>(.*?)</pre>", page, re.S)[1]
+    assert (
+        yaml.safe_load(shown.replace("&lt;", "<").replace("&gt;", ">").replace("&#39;", "'"))
+        == study.settings["configuration"]
+    )
+
+
+def test_the_commit_is_that_of_the_code_or_said_to_be_unknown(tmp_path):
+    (tmp_path / "file.py").write_text("")
+    assert provenance.commit(tmp_path / "file.py") == "unknown: no git repository is at hand"
+    if provenance.git(ROOT, "rev-parse", "HEAD"):
+        assert re.match(r"[0-9a-f]{40}", provenance.commit(ROOT / "Snakefile"))
+        assert provenance.commit(ROOT / ".venv/nothing.py").startswith("unknown"), "not tracked"
+
+
+def test_the_digest_is_sha256(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert provenance.digest(tmp_path / "file").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
