@@ -1,5 +1,5 @@
 # make demo    the embedded study, from simulated raw scans to table, figures and report
-# make test    all tests but those on Slurm
+# make test    all tests but those on Slurm; those in a browser are skipped without Chromium and its driver
 # make test-slurm    those on Slurm: starts a real one for the time of the tests; needs root and, once, Debian's apt-get
 # make test-slow    whether 95 % intervals cover the truth in 95 of 100 cases: minutes of simulation
 # make lint    layout and lint of Python and Snakemake files

@@ -10,7 +10,14 @@ rule report:
     """Show tables, figures, scans, costs and provenance on one page."""
     input:
         comparison="results/comparison.tsv",
+        numbers="results/numbers.tsv",
+        strict="results/strict.csv",
         table2="results/table2.csv",
+        paper_difference="results/paper_difference.tsv" if published else [],
+        ranks="results/ranks.tsv",
+        significance="results/significance.tsv",
+        subjects=measured(".subjects.tsv"),
+        curves=measured(".curves.tsv"),
         costs="results/costs.tsv",
         quality=collect("results/quality/{dataset}.tsv", dataset=scans),
         montages=collect("results/quality/{dataset}.png", dataset=scans),

@@ -15,6 +15,7 @@ PACKAGES = (
     "brainuad",
     "antspyx",
     "einops",
+    "jinja2",
     "lightning-fabric",
     "lpips",
     "matplotlib",
@@ -23,10 +24,12 @@ PACKAGES = (
     "nilearn",
     "numpy",
     "pandas",
+    "safetensors",
     "scikit-image",
     "scikit-learn",
     "scipy",
     "snakemake",
+    "submitit",
     "torch",
 )
 

@@ -43,6 +43,7 @@ COSTS = {
     "cost/processes": "Processes",
     "cost/starts": "Starts",
 }
+ALONE = ("cost/processes", "cost/starts")  # shown only where a training had several
 REMARKS = {"cost/device": "Device", "cost/precision": "Precision", "cost/peak_memory_meaning": "Memory is that"}
 
 
@@ -123,15 +124,23 @@ def verdict(study: Study, gaps: list, protocol: str) -> str:
     """Who is above a floor, in how many of the columns that ask."""
     winners = [report_results.above(study, column) for column in gaps]
     models = [model for model in study.look if any(model in column for column in winners)]
-    metrics = listed(sorted({column.metric for column in gaps}))
-    where = f"at finding anomalies ({metrics}; {protocol[0].lower()}{protocol[1:]})"
+    metrics, floors = (listed(sorted({getattr(gap, name) for gap in gaps})) for name in ("metric", "floor"))
+    where = f"above the floor {floors} at finding anomalies ({metrics}, {protocol[0].lower()}{protocol[1:]})"
     if not models:
-        return f"No trained model is clearly above the best floor {where}."
+        return f"No trained model is clearly {where}."
     counts = [
         f"{study.look[name].label} ({sum(name in column for column in winners)} of {len(gaps)})" for name in models
     ]
     verb = "is" if len(models) == 1 else "are"
-    return f"{listed(counts)} {verb} clearly above the best floor {where}; no other trained model is."
+    return f"{listed(counts)} {verb} clearly {where}{'' if len(models) == len(trained(study)) else NO_OTHER}."
+
+
+NO_OTHER = "; no other trained model is"
+
+
+def trained(study: Study) -> list[str]:
+    """The models that are no floors."""
+    return [name for name, look in study.look.items() if not look.floor]
 
 
 def count(number: int, noun: str) -> str:
@@ -180,6 +189,7 @@ def costs(study: Study) -> Section:
 def training_costs(study: Study, table: pd.DataFrame) -> Table:
     """A row a model and seed; what is the same in all rows is said in the caption."""
     known = {name: title for name, title in COSTS.items() if name in table}
+    known = {name: title for name, title in known.items() if name not in ALONE or table[name].ne(1).any()}
     remarks = {name: title for name, title in REMARKS.items() if name in table}
     common = {name: table[name].iloc[0] for name in remarks if table[name].nunique(dropna=False) == 1}
     remarks = {name: title for name, title in remarks.items() if name not in common}

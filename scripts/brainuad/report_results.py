@@ -1,6 +1,7 @@
 """The report's sections about the numbers: tables, the published ones, ranks and tests, responses, curves."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brainuad import report_figures
-from brainuad.metrics import CATALOGUE
+from brainuad.catalogue import CATALOGUE
 from brainuad.page import (
     MINUS,
     MISSING,
@@ -44,6 +45,7 @@ PROTOCOLS = {
 }
 SUFFIXES = ("sd", "low", "high")
 LOWER = {metric.title for metric in CATALOGUE.values() if metric.direction == "lower is better"}
+FEW = 10  # subjects of whom a paired test says little
 FIRST = 12  # panels of a picture; what is beyond stands in the tables
 
 
@@ -67,9 +69,19 @@ class Column:
         return self.title.split(f" {MINUS} ")[0]
 
     @property
+    def floor(self) -> str:
+        """Label of the floor that it is held against; empty unless it is a gap."""
+        return self.title.partition(f" {MINUS} ")[2]
+
+    @property
     def gap(self) -> bool:
         """Whether it is a difference to a floor."""
         return f" {MINUS} " in self.title
+
+    @property
+    def question(self) -> str:
+        """What a gap answers."""
+        return f"Above {self.floor} in {self.metric}?"
 
     @property
     def lower(self) -> bool:
@@ -88,7 +100,7 @@ def comparison(study: Study) -> Section:
 
 
 def columns_of(study: Study, name: str) -> list[Column]:
-    """The columns of a table in numbers, as :func:`brainuad.tables.numbers` writes it."""
+    """The columns of a table in numbers, as :func:`brainuad.tables.numbers` writes it; gaps first: they decide."""
     table, known = study.table(name), sorted(study.settings["datasets"], key=len, reverse=True)
     empty, found = pd.Series(np.nan, index=table.index), []
     for column in table.columns[3:]:
@@ -97,7 +109,7 @@ def columns_of(study: Study, name: str) -> list[Column]:
             parts = {"value": table[column], **{end: table.get(f"{column} {end}", empty) for end in ("low", "high")}}
             rows = table[["model"]].assign(**parts).astype(dict.fromkeys(parts, float))
             found.append(Column(dataset, column.removeprefix(f"{dataset} "), rows))
-    return found
+    return sorted(found, key=lambda column: not column.gap)
 
 
 def above(study: Study, column: Column) -> list[str]:
@@ -126,7 +138,7 @@ def numbers(study: Study, columns: list[Column]) -> Table:
             cell = gap_cell(value, low, high, column.lower, floor) if column.gap else number(value, low, high)
             cells.append(replace(cell, strong=model in bold))
         rows.append(Row(cells, study.look[model].floor))
-    titles = ["Model", *(column.title for column in columns)]
+    titles = ["Model", *(column.question if column.gap else column.title for column in columns)]
     return Table(titles, rows, note(columns), [("", 1), *spans([column.dataset for column in columns])])
 
 
@@ -145,14 +157,14 @@ def gap_cell(value: float, low: float, high: float, lower: bool, floor: bool) ->
 def note(columns: list[Column]) -> str:
     """What a reader must know to read the numbers."""
     lower = sorted({column.title for column in columns if column.lower and not column.gap})
-    text = f"Higher is better{', but of ' + listed(lower) + ' lower' if lower else ''}. Bold: the best trained model. "
+    text = f"Higher is better{', except in ' + listed(lower) if lower else ''}. Bold: the best trained model. "
     if any(column.rows["low"].notna().any() for column in columns):
         text += "Beneath a value: its 95 % interval over the test subjects. "
     text += "\N{DAGGER} Floor: a method that trains no weights."
     if any(column.gap for column in columns):
         text += (
-            f" Columns with {MINUS} hold each model against a floor, subject by subject: above it (bold) is a model "
-            "whose whole interval lies on the better side of 0."
+            " The first columns hold each model against a floor, subject by subject: above it (bold) is a model whose "
+            "whole interval of the difference lies on the better side of 0."
         )
     return text
 
@@ -163,15 +175,15 @@ def spans(names: list[str]) -> list[tuple[str, int]]:
 
 
 def forest(study: Study, columns: list[Column], title: str) -> Picture:
-    """The table as a picture; gaps first, since they say whether a model is of use."""
+    """The table as a picture."""
     panels = []
-    for column in sorted(columns, key=lambda column: not column.gap)[:FIRST]:
+    for column in columns[:FIRST]:
         floors = column.rows.loc[[study.look[model].floor for model in column.rows["model"]], "value"]
-        line = 0.0 if column.gap else floors.min() if column.lower else floors.max()
-        panels.append(Panel(f"{column.dataset} {column.title}", column.rows, line, column.lower))
+        line = 0.0 if column.gap else math.nan if column.lower else floors.max()
+        panels.append(Panel(f"{column.dataset} {column.title}", column.rows, line, column.gap and column.lower))
     caption = (
         "A dot a model, with its 95 % interval where there is one. Grey: what is no better than the best floor "
-        f"(dashed); a title with {MINUS} is the difference to that floor."
+        f"(dashed); a title with {MINUS} is the difference to the floor that it names."
     )
     return Picture(embedded(report_figures.forest(panels, study.look)), caption, f"{title}, as a picture")
 
@@ -232,7 +244,7 @@ TESTS = (
 def by_number(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The rows of each dataset, metric, region and pooling, with a title."""
     keys = ["dataset", "metric", "region", "pooling"]
-    several = [key for key in keys[2:] if table[key].nunique() > 1]
+    several = [key for key in keys[2:] if table.groupby(["dataset", "metric"])[key].nunique().max() > 1]
     for values, rows in table.groupby(keys, sort=False):
         named = dict(zip(keys, values, strict=True))
         yield " ".join([named["dataset"], title_of(named["metric"]), *(f"({named[key]})" for key in several)]), rows
@@ -243,14 +255,21 @@ def test_table(study: Study, tests: pd.DataFrame) -> Table:
     rows = []
     for row in tests.sort_values("p", kind="stable").itertuples():
         cells = [study.name(row.model_a), study.name(row.model_b), number(row.difference, row.low, row.high)]
-        cells += [probability(row.p), probability(row.p_holm), Cell(f"{row.n:.0f}", row.n)]
+        cells += [probability(row.p), replace(probability(row.p_holm), strong=row.p_holm < 0.05)]
+        cells.append(Cell(f"{row.n:.0f}", row.n))
         rows.append(Row(cells))
-    return Table(["Model A", "Model B", "A minus B", "p", "p (Holm)", "Subjects"], rows)
+    fewest = tests["n"].min()
+    caption = (
+        f"Bold: below 0.05. Of {fewest:.0f} subjects no p can be below {2 ** (1 - fewest):.2g}, however clear the case."
+    )
+    return Table(
+        ["Model A", "Model B", "A minus B", "p", "p (Holm)", "Subjects"], rows, caption if fewest <= FEW else ""
+    )
 
 
 def probability(p: float) -> Cell:
-    """A p-value; bold below 0.05."""
-    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p, strong=p < 0.05) if p == p else number(p)
+    """A p-value."""
+    return number(p) if np.isnan(p) or p >= 0.001 else Cell("< 0.001", p)
 
 
 def responses(study: Study) -> Section:

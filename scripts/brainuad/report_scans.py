@@ -10,6 +10,7 @@ from brainuad.figures import axial
 from brainuad.page import Cell, Details, Paragraph, Picture, Row, Section, Table, embedded, number
 from brainuad.report_figures import Case
 from brainuad.report_study import Study, read
+from brainuad.resampling import draws, interval
 from brainuad.sample_set import SampleSet
 
 __all__ = ["best_and_worst", "false_positives", "quality"]
@@ -186,11 +187,8 @@ def bands(age: pd.Series | None) -> pd.Series | None:
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean; NaN for a single value."""
-    if len(values) < 2:
-        return np.nan, np.nan
-    chosen = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[chosen].mean(1), [0.025, 0.975])
-    return float(low), float(high)
+    weights = draws("report", len(values), RESAMPLES)
+    return interval(weights @ values / len(values)) if len(values) > 1 else (np.nan, np.nan)
 
 
 def rate_table(study: Study, rows: pd.DataFrame) -> Table:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from brainuad.metrics import CATALOGUE
+from brainuad.catalogue import CATALOGUE
 from brainuad.page import Cell
 from brainuad.report_figures import Look, looks
 
