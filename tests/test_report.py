@@ -107,7 +107,9 @@ def test_the_summary_says_scans_models_and_who_clears_the_floor(page):
     assert "12 scans of 2 datasets, 2 of them left out by quality control" in summary
     assert "1 dataset with synthetic anomalies" in summary
     assert "3 trained models (1 seed each) and 2 floors" in summary
-    assert "(1 of 1) is clearly above the best floor" in summary
+    assert (
+        "(1 of 1) is clearly above the floor Voxel z-score at finding anomalies (AUPRC, the strict protocol)" in summary
+    )
     assert "All scans of this study are simulated" in words(page)
 
 
@@ -131,6 +133,14 @@ def test_a_table_before_intervals_is_shown_too(study, tmp_path):
     columns = report_results.columns_of(Study(study.settings, {"table2": [path]}), "table2")
     assert [column.title for column in columns] == ["SSIM"]
     assert columns[0].rows["low"].isna().all()
+
+
+def test_few_subjects_are_said_to_be_few(study):
+    tests = study.table("significance")
+    assert "Of 6 subjects no p can be below 0.031" in report_results.test_table(study, tests).caption
+    assert report_results.test_table(study, tests.assign(n=60)).caption == ""
+    cells = report_results.test_table(study, tests.assign(p=0.0001, p_holm=0.04)).rows[0].cells
+    assert [(cell.text, cell.strong) for cell in cells[3:5]] == [("< 0.001", False), ("0.040", True)]
 
 
 def test_best_and_worst_are_those_of_the_metric(study):

@@ -258,13 +258,10 @@ def test_table(study: Study, tests: pd.DataFrame) -> Table:
         cells += [probability(row.p), replace(probability(row.p_holm), strong=row.p_holm < 0.05)]
         cells.append(Cell(f"{row.n:.0f}", row.n))
         rows.append(Row(cells))
-    fewest = tests["n"].min()
-    caption = (
-        f"Bold: below 0.05. Of {fewest:.0f} subjects no p can be below {2 ** (1 - fewest):.2g}, however clear the case."
-    )
-    return Table(
-        ["Model A", "Model B", "A minus B", "p", "p (Holm)", "Subjects"], rows, caption if fewest <= FEW else ""
-    )
+    fewest = int(tests["n"].min())
+    least = 2.0 ** (1 - fewest)
+    caption = f"Bold: below 0.05. Of {fewest} subjects no p can be below {least:.2g}, however clear the case."
+    return Table(["Model A", "Model B", "A minus B", "p", "p (Holm)", "Subjects"], rows, caption * (fewest <= FEW))
 
 
 def probability(p: float) -> Cell:
