@@ -40,8 +40,13 @@ def fabricated(folder: Path) -> tuple[dict, dict]:
         "manifests": [write(Path(folder) / "oasis.tsv", pd.DataFrame({"subject": ["1"], "t1w": ["1.nii.gz"]}))],
         "descriptions": [description(results / "train/vqvae/1/model.json")],
     }
-    for name, pictures in {"qualitative": 1, "learning_curves": 1, "responses": 2}.items():
-        files[name] = [picture(results / f"figures/{name}_{index}.png", rng) for index in range(pictures)]
+    pictures = {
+        "qualitative": ["qualitative"],
+        "learning_curves": ["learning_curves"],
+        "responses": [f"response_detection_{ANOMALOUS}", "response_of_all"],
+    }
+    for name, stems in pictures.items():
+        files[name] = [picture(results / f"figures/{stem}.png", rng) for stem in stems]
     for name in HEALTHY:
         files.setdefault("quality", []).append(write(results / f"quality/{name}.tsv", quality()))
         files.setdefault("montages", []).append(picture(results / f"quality/{name}.png", rng))
@@ -136,8 +141,10 @@ def comparison():
 
 
 def costs():
-    row = {"jobs": 5, "median_seconds": 3.2, "max_seconds": 1234.5, "cpu_hours": 0.5, "gpu_hours": None}
-    return pd.DataFrame([{"rule": rule, **row, "peak_memory_mb": 900} for rule in ("preprocess", "train")])
+    """Numbers whose order as text is another."""
+    row = {"median_seconds": 3.2, "cpu_hours": 0.5, "gpu_hours": None, "peak_memory_mb": 900}
+    amounts = {"preprocess": (9, 1234.5), "train": (100, 80.0), "score": (30, 9.5)}
+    return pd.DataFrame([{"rule": rule, "jobs": n, **row, "max_seconds": s} for rule, (n, s) in amounts.items()])
 
 
 def quality():

@@ -135,6 +135,11 @@ def test_a_table_before_intervals_is_shown_too(study, tmp_path):
     assert columns[0].rows["low"].isna().all()
 
 
+def test_responses_are_named_by_dataset_and_measure(study):
+    titles = [picture.title for picture in report_results.responses(study).blocks]
+    assert titles == [f"{ANOMALOUS}: detection", "Of all"]
+
+
 def test_few_subjects_are_said_to_be_few(study):
     tests = study.table("significance")
     assert "Of 6 subjects no p can be below 0.031" in report_results.test_table(study, tests).caption

@@ -272,13 +272,15 @@ def probability(p: float) -> Cell:
 def responses(study: Study) -> Section:
     """Detection against size, intensity and kind of the anomaly."""
     caption = (
-        "How well the anomalies of one kind are found, against their size and intensity. Where an anomaly is as "
-        "bright as the tissue around it lies the blind spot of models that look at intensity alone."
+        "What each model finds, by kind, size and intensity of the synthetic anomaly. Where an anomaly is as bright "
+        "as the tissue around it lies the blind spot of models that look at intensity alone."
     )
-    blocks = [
-        Picture(embedded(path), caption, path.stem.removeprefix("response_").replace("_", " ").capitalize())
-        for path in study.paths("responses")
-    ]
+    blocks = []
+    for path in study.paths("responses"):
+        name = path.stem.removeprefix("response_")
+        dataset = next((known for known in study.settings["datasets"] if name.endswith(f"_{known}")), "")
+        measure = name.removesuffix(f"_{dataset}").replace("_", " ")
+        blocks.append(Picture(embedded(path), caption, f"{dataset}: {measure}" if dataset else measure.capitalize()))
     return Section("responses", "Response surfaces", blocks)
 
 
