@@ -204,6 +204,9 @@ def test_on_paper_nothing_is_hidden_but_the_contents(opened):
     opened.execute_script("window.dispatchEvent(new Event('beforeprint'))")
     assert not opened.find_element("tag name", "nav").is_displayed()
     assert all(part.get_attribute("open") for part in all_of(opened, "main details"))
+    resize(opened, 800)  # an A4 sheet within its margins, shrunk by an eighth, as browsers do
+    wide = "return [...document.querySelectorAll('table')].filter(table => table.offsetWidth > innerWidth).length"
+    assert opened.execute_script(wide) == 0
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
