@@ -1,5 +1,4 @@
-"""The numbers of all models, seeds and datasets together, with their draws: means over seeds, differences, "
-"intervals."""
+"""The numbers of all models, seeds and datasets, with their draws: means over seeds, differences, intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
