@@ -32,6 +32,7 @@ costs               what the jobs of each rule took
 figures             the qualitative grid and the learning curves
 runtime             what all jobs share: the log, the end with the workflow
 slurm               what is asked of Slurm, and how its answers are read
+starts              how often a training was begun without getting further
 jobs                a training as a Slurm job or as processes of this machine
 launching           where a training runs: one job at a time, found again, its end judged
 ==================  ==============================================================================
