@@ -357,6 +357,22 @@ def test_a_training_without_gpus_goes_to_the_processors():
     assert slurm.request({**RESOURCES, "gpu": 0, "cpu_partition": None}, 16000)["partition"] == "gpu"
 
 
+def test_the_user_is_told_of_a_job_that_slurm_holds(tmp_path, cluster, start, monkeypatch):
+    told, reasons = [], ["Priority", "launch failed requeued held", "launch failed requeued held"]
+
+    def reason(job):
+        if not reasons:
+            finish(tmp_path, cluster, job)
+        return reasons.pop(0) if reasons else ""
+
+    monkeypatch.setattr("brainuad.runtime.tell", told.append)
+    monkeypatch.setattr(slurm, "reason", reason)
+    cluster.plan("PENDING")
+    assert start() == "by hand"
+    assert [line for line in told if "held" in line] == [line for line in told if "`scontrol release 1`" in line]
+    assert sum("held" in line for line in told) == 1
+
+
 def test_a_killed_launcher_finds_its_job_again(tmp_path, cluster, start, capsys):
     cluster.plan("RUNNING")
     interrupt_when(lambda: cluster.calls("squeue") > 2)

@@ -274,11 +274,13 @@ class Launch:
         last, since = None, None
         while (failure := self.result(record.job_id)) is None:
             state = self.look(record.job_id)
-            if state != last:
-                why = self.cluster.reason(record.job_id) if state == "PENDING" else ""
-                clock = time.strftime("%H:%M:%S")
-                print(f"{clock} {self.cluster.title} {record.job_id}: {state or 'unknown'} {why}".rstrip(), flush=True)
-            last = state
+            why = self.cluster.reason(record.job_id) if state == "PENDING" else ""
+            if (state, why) != last:
+                clock, held = time.strftime("%H:%M:%S"), "held" in why.lower()  # until somebody does something
+                cure = f" (`scontrol release {record.job_id}` when its cause is mended)" if held else ""
+                say = announce if held else print
+                say(f"{clock} {self.cluster.title} {record.job_id}: {state or 'unknown'} {why}".rstrip() + cure)
+            last = state, why
             if state in ACTIVE or state == "no answer":
                 since = None
             else:

@@ -215,6 +215,8 @@ def fail(node, job):
     """Let a node fail, and be repaired when its job has been requeued."""
     told("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     wait_for(lambda: state_of(job) == "PENDING")
+    # Where the job is still being ended a new start of it would fail, and Slurm would hold it.
+    wait_for(lambda: not any(f"[{job}." in " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])))
     told("scontrol", "update", f"nodename={node}", "state=resume")
 
 
