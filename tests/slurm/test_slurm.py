@@ -369,7 +369,9 @@ def test_a_training_whose_node_fails_at_every_start_is_given_up(train_patiently,
     printed = finish(run, study, succeeds=False)
     assert "started 3 times in a row without getting further than its beginning" in printed
     assert "--exclude=frail2" in printed
-    assert states(name_of(study)) == ["NODE_FAIL", "NODE_FAIL", "NODE_FAIL", "FAILED"]
+    *failures, last = states(name_of(study))
+    assert failures == ["NODE_FAIL"] * 3
+    assert last in ("FAILED", "CANCELLED")  # the launcher ends what is left of a job that failed
 
 
 def test_a_training_without_enough_memory_gets_more_on_the_second_try(train_patiently, assert_same, repository):
