@@ -51,7 +51,7 @@ test: $(ENVIRONMENT)
 
 # All at once: they mostly wait.
 test-slurm: $(ENVIRONMENT)
-	$(BIN)/python tests/slurm/cluster.py $(BIN)/python -m pytest --numprocesses 10 --dist load --verbose --verbose tests/slurm
+	$(BIN)/python tests/slurm/cluster.py $(BIN)/python -m pytest --numprocesses 10 --dist worksteal --verbose --verbose tests/slurm
 
 test-slow: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m slow --capture no

@@ -1,5 +1,7 @@
 """Where trainings run, and on how much: lookups of the rule `train`."""
 
+from snakemake.common import async_run
+
 from brainuad.configuration import choose_launcher
 
 try:
@@ -26,3 +28,18 @@ def training_gpus(wildcards):
     training samples, which is no work for the machine that people log in to."""
     without = is_floor(models[wildcards.model]) or config["training"]["device"] == "cpu"
     return 0 if without else training_tasks(wildcards) * training_nodes(wildcards)
+
+
+def forget_recorded_trainings():
+    """Let trainings go that Snakemake knows to be done: only what it has not noted is taken over without training anew."""
+    for job in workflow.dag.jobs:
+        if job.rule.name == "train" and all(Path(name).exists() for name in job.output):
+            folder = Path(job.output.model).parent / "submitit"
+            if (folder / "job.json").exists() and not async_run(workflow.persistence.incomplete(job)):
+                from brainuad.launching import forget
+
+                forget(folder)
+
+
+onstart:
+    forget_recorded_trainings()

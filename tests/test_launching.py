@@ -21,7 +21,7 @@ from brainuad import jobs, launching, slurm
 from brainuad.configuration import ConfigurationError, choose_launcher
 from brainuad.fingerprint import fingerprint
 from brainuad.interruption import Interrupted, Interruption
-from brainuad.launching import LaunchError, launch
+from brainuad.launching import LaunchError, forget, launch
 from brainuad.models import class_of, load
 
 OUTPUTS = {"model": "model.safetensors", "description": "model.json", "history": "history.tsv", "cost": "cost.json"}
@@ -79,7 +79,7 @@ def test_a_training_that_outlives_its_time_twice_ends_with_the_same_weights(tmp_
     assert log.count("saved on request") == 2
     assert "has trained" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([*OUTPUTS.values(), "submitit"])
-    assert {path.suffix for path in (tmp_path / "run/submitit").iterdir()} == {"", ".out"}  # the lock and the log
+    assert {path.suffix for path in (tmp_path / "run/submitit").iterdir()} == {"", ".json", ".out"}
     launch(arguments(tmp_path / "whole", cohort), {"launcher": "inline"})
     whole, run = weights(tmp_path / "whole"), weights(tmp_path / "run")
     assert all(whole[name].equal(run[name]) for name in whole)
@@ -119,6 +119,33 @@ def test_a_killed_training_is_started_again_but_not_for_ever(tmp_path, cohort, m
     assert capsys.readouterr().out.count("was lost (FAILED)") == 1
 
 
+class DoomedTask(jobs.Task):
+    """A training that is killed as soon as it begins."""
+
+    def __call__(self):
+        from brainuad import training
+
+        training.train = lambda **_: os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__()
+
+
+def test_a_training_that_gets_no_further_is_not_begun_for_ever(tmp_path, cohort, monkeypatch):
+    monkeypatch.setattr(launching, "Task", DoomedTask)
+    monkeypatch.setattr(launching, "LARGEST_LOSSES", 9)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    with pytest.raises(
+        LaunchError, match="started 3 times in a row without getting further than its beginning"
+    ) as error:
+        launch(arguments(tmp_path / "run", cohort), local())
+    logs = list((tmp_path / "run/submitit").glob("*_0_log.out"))
+    assert len(logs) == 4
+    assert sum(str(log) in str(error.value) for log in logs) == 4
+    assert "Traceback" not in str(error.value)
+    monkeypatch.setattr(launching, "Task", jobs.Task)
+    launch(arguments(tmp_path / "run", cohort), local())  # the user runs Snakemake again
+    assert not (tmp_path / "run/submitit/starts.json").exists()
+
+
 def test_the_loss_of_one_process_is_no_exception_of_the_training(tmp_path, cohort, monkeypatch):
     monkeypatch.setattr(launching, "LARGEST_LOSSES", 0)
 
@@ -126,8 +153,9 @@ def test_the_loss_of_one_process_is_no_exception_of_the_training(tmp_path, cohor
         while not any("epoch" in path.read_text() for path in (tmp_path / "run/submitit").glob("*_0_log.out")):
             time.sleep(0.2)
         for process in psutil.Process().children(recursive=True):
-            if process.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1":
-                process.kill()
+            with contextlib.suppress(psutil.Error):  # of those that end meanwhile
+                if process.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1":
+                    process.kill()
 
     threading.Thread(target=kill).start()
     with pytest.raises(LaunchError, match="ended as FAILED without a result") as error:
@@ -186,6 +214,8 @@ elif command == "squeue":
 elif command == "scancel":
     ended = [[*job[:3], "CANCELLED"] if job[0] == sys.argv[1] else job for job in jobs]
     queue.write_text("".join("|".join(job) + "\\n" for job in ended))
+elif command == "sbatch" and (root / "refusal").exists():
+    sys.exit("sbatch: error: " + (root / "refusal").read_text())
 elif command == "sbatch":
     script = Path(sys.argv[1]).read_text()
     (root / "script").write_text(script)
@@ -203,6 +233,8 @@ elif command == "sbatch":
         state = "COMPLETED"
     with queue.open("a") as file:
         print(number, wanted["job-name"], wanted["comment"], state, sep="|", file=file)
+    if (root / "refusal after all").exists():
+        sys.exit("sbatch: error: " + (root / "refusal after all").read_text())
     print(f"Submitted batch job {{number}}")
 """
 
@@ -271,11 +303,14 @@ RESOURCES = {
 
 @pytest.fixture
 def start(tmp_path, cohort):
-    """Launch a training on the stand-in."""
+    """Launch a training on the stand-in, for a Snakemake that takes note of it unless it is killed before."""
 
-    def launch_there(**changes):
-        launch(arguments(tmp_path / "train/vqvae/1", cohort, **changes), RESOURCES)
-        return (tmp_path / "train/vqvae/1/model.safetensors").read_text()
+    def launch_there(noted=True, **changes):
+        run = tmp_path / "train/vqvae/1"
+        launch(arguments(run, cohort, **changes), RESOURCES)
+        if noted:
+            forget(run / "submitit")
+        return (run / "model.safetensors").read_text()
 
     return launch_there
 
@@ -307,14 +342,35 @@ def test_a_job_is_submitted_and_its_outputs_fetched(tmp_path, cluster, start):
     assert f"PYTHONPATH={jobs.LIBRARY}" in script
     assert "export OMP_NUM_THREADS=8 " in script
     assert not record(tmp_path).exists()
-    assert {path.name for path in record(tmp_path).parent.iterdir()} == {"lock"}
+    assert {path.name for path in record(tmp_path).parent.iterdir()} == {
+        "lock"
+    }  # all else until Snakemake has noted it
 
 
 def test_a_training_without_gpus_goes_to_the_processors():
     asked = slurm.request({**RESOURCES, "gpu": 0, "gres": "gpu:v100:1"}, 16000)
     assert asked["partition"] == "cpu"
     assert not {"constraint", "gpus_per_node", "gres"} & set(asked)
+    asked = slurm.request({**RESOURCES, "gpu": 0, "cpu_constraint": "haswell"}, 16000)
+    assert asked["constraint"] == "haswell"
+    assert slurm.request({**RESOURCES, "cpu_constraint": "haswell"}, 16000)["constraint"] == "nvlink"
     assert slurm.request({**RESOURCES, "gpu": 0, "cpu_partition": None}, 16000)["partition"] == "gpu"
+
+
+def test_the_user_is_told_of_a_job_that_slurm_holds(tmp_path, cluster, start, monkeypatch):
+    told, reasons = [], ["Priority", "launch failed requeued held", "launch failed requeued held"]
+
+    def reason(job):
+        if not reasons:
+            finish(tmp_path, cluster, job)
+        return reasons.pop(0) if reasons else ""
+
+    monkeypatch.setattr("brainuad.runtime.tell", told.append)
+    monkeypatch.setattr(slurm, "reason", reason)
+    cluster.plan("PENDING")
+    assert start() == "by hand"
+    assert [line for line in told if "held" in line] == [line for line in told if "`scontrol release 1`" in line]
+    assert sum("held" in line for line in told) == 1
 
 
 def test_a_killed_launcher_finds_its_job_again(tmp_path, cluster, start, capsys):
@@ -381,6 +437,39 @@ def test_a_result_that_came_while_nobody_looked_is_taken(tmp_path, cluster, star
     assert cluster.calls("sbatch") == 1
 
 
+def remove_outputs(tmp_path):
+    """What Snakemake does with the outputs of a job that it has no note of, and before a job that is forced."""
+    for name in OUTPUTS.values():
+        (tmp_path / "train/vqvae/1" / name).unlink()
+
+
+def test_a_result_that_snakemake_was_killed_before_noting_is_taken_again(tmp_path, cohort, cluster, start, capsys):
+    cluster.plan("done", "done")
+    assert start(noted=False) == "made by 1"
+    remove_outputs(tmp_path)
+    (cluster.root / "queue").write_text("")  # Slurm has forgotten it
+    assert start(noted=False) == "made by 1"
+    assert "has finished" in capsys.readouterr().out
+    remove_outputs(tmp_path)
+    assert start(noted=False, lr=2e-3) == "made by 1"  # by a new job: the queue was emptied
+    assert cluster.calls("sbatch") == 2
+    (cluster.root / "down").touch()  # no job is at work, so there is nothing to ask about
+    launch(arguments(tmp_path / "train/vqvae/1", cohort, epochs=1), {"launcher": "inline"})
+
+
+def test_what_snakemake_has_noted_is_trained_anew_when_it_is_forced(tmp_path, cluster, start):
+    cluster.plan("done", "done")
+    assert start(noted=True) == "made by 1"
+    remove_outputs(tmp_path)
+    assert start() == "made by 2"
+
+
+def test_a_job_at_work_is_not_forgotten(tmp_path, cluster, start, left):
+    forget(record(tmp_path).parent)
+    finish(tmp_path, cluster, "1").join()
+    assert start() == "by hand"
+
+
 def test_a_result_of_other_settings_is_not_taken(tmp_path, cluster, start, left):
     finish(tmp_path, cluster, "1").join()
     cluster.plan("done")
@@ -406,21 +495,53 @@ def test_nothing_is_submitted_while_slurm_is_silent(tmp_path, cluster, start, le
     assert cluster.calls("sbatch") == 1
 
 
-def test_a_silent_slurm_ends_no_wait(tmp_path, cluster, start, capsys):
+def test_a_silent_slurm_ends_no_wait_and_the_user_is_told_once(tmp_path, cluster, start, capsys, monkeypatch):
+    told = []
+    monkeypatch.setattr("brainuad.runtime.tell", told.append)
     cluster.plan("RUNNING")
 
     def fail_and_recover():
         while cluster.calls("squeue") < 3:
             time.sleep(0.05)
         (cluster.root / "down").touch()
-        time.sleep(1)
+        looks = cluster.calls("squeue") + 4
+        while cluster.calls("squeue") < looks:
+            time.sleep(0.05)
         (cluster.root / "down").unlink()
-        finish(tmp_path, cluster, "1")
+        finish(tmp_path, cluster, "1", looks=3)
 
     threading.Thread(target=fail_and_recover).start()
     assert start() == "by hand"
-    assert "the job is left alone" in capsys.readouterr().out
     assert cluster.calls("sbatch") == 1
+    assert "is left alone" in capsys.readouterr().out
+    assert len([line for line in told if "is left alone" in line]) == 1
+    assert len([line for line in told if "answers again" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("Batch job submission failed: Invalid account", "no job could be submitted; correct the resources"),
+        ("Unable to contact slurm controller (connect failure)", "as Slurm does not answer: run Snakemake again"),
+        ("Socket timed out on send/recv operation", "as Slurm does not answer: run Snakemake again"),
+    ],
+)
+def test_a_refusal_is_told_from_silence(cluster, start, said, advice):
+    (cluster.root / "refusal").write_text(said)
+    with pytest.raises(LaunchError, match=advice) as error:
+        start()
+    assert said in str(error.value)
+    assert cluster.calls("scancel") == 0
+
+
+def test_a_job_that_was_taken_in_silence_is_ended(tmp_path, cluster, start):
+    cluster.plan("RUNNING", "done")
+    (cluster.root / "refusal after all").write_text("Unexpected message received")
+    with pytest.raises(LaunchError, match="Slurm does not answer"):
+        start()
+    assert "|CANCELLED" in (cluster.root / "queue").read_text()
+    (cluster.root / "refusal after all").unlink()
+    assert start() == "made by 2"
 
 
 def test_a_cancelled_job_stays_cancelled(tmp_path, cluster, start):
@@ -449,6 +570,22 @@ def test_a_job_without_memory_gets_more_twice(cluster, start, capsys):
     with pytest.raises(LaunchError, match="too little memory with 64000 MB: raise mem_mb"):
         start()
     assert cluster.calls("sbatch") == 6
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0 cgroup. Some of your processes may be",
+        "srun: error: n1: task 3: Out Of Memory",
+        "slurmstepd: error: StepId=7.0 exceeded memory limit (1500000000 > 1258291200), being killed",
+    ],
+)
+def test_the_memory_of_a_step_is_that_of_its_job(tmp_path, cluster, line):
+    cluster.put("7", "FAILED")
+    job = jobs.Slurm(tmp_path, {})
+    assert job.state("7") == "FAILED"
+    (tmp_path / "7_0_log.out").write_text(f"epoch 1\n{line}\nsrun: error: n1: task 0: Killed\n")
+    assert job.state("7") == "OUT_OF_MEMORY"
 
 
 @pytest.mark.parametrize("outcome", ["TIMEOUT", "again"])
@@ -513,6 +650,8 @@ def test_several_gpus_and_nodes_are_requested():
     assert (asked["nodes"], asked["ntasks_per_node"], asked["gpus_per_node"]) == (2, 4, "v100:4")
     asked = slurm.request({**RESOURCES, "gres": "gpu:a100:1"}, 16000)
     assert asked["gres"] == "gpu:a100:1"
+    with pytest.raises(RuntimeError, match="slurm_extra must not hold --comment"):
+        slurm.request({**RESOURCES, "slurm_extra": "--exclusive --comment=mine"}, 16000)
     assert "gpus_per_node" not in asked
     asked = slurm.request({"runtime": 2}, 4096)
     assert asked["signal_delay_s"] == 30

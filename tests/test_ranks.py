@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from brainuad.interruption import Interrupted, Interruption
-from brainuad.models import class_of, load
+from brainuad.models import class_of, create, load, save
 from brainuad.training import Run, train
+from tiny import use_all_codes
 
 OUTPUTS = {"model": "model.safetensors", "description": "model.json", "history": "history.tsv", "cost": "cost.json"}
 CHANGES = {
@@ -23,6 +24,11 @@ CHANGES = {
     "vqvae with a discriminator": {
         "class": "vqvae.VQVAE",
         "params": {"adversarial_term": 0.01, "discriminator_channels": 4, "discriminator_levels": 1},
+    },
+    "vqvae_transformer": {
+        "class": "vqvae_transformer.VQVAETransformer",
+        "params": {"orderings": ["raster", "transposed-xy"]},
+        "requires": "vqvae",
     },
     "interrupted": {"class": "vqvae.VQVAE", "stop": 2},
 }
@@ -51,7 +57,7 @@ class StopOnOneRank(Interruption):
 def train_one(cohort, folder, name, rank=0, count=1):
     """Train as one process of several; each keeps what it has learnt."""
     entry, interruption = settings(name), None
-    stop = entry.pop("stop", None)
+    stop, upstream = entry.pop("stop", None), cohort / "upstream.safetensors" if "requires" in entry else None
     if stop and rank == count - 1 and count > 1 and not (folder / "stopped").exists():
         interruption = StopOnOneRank(stop)
     folder.mkdir(exist_ok=True)
@@ -64,7 +70,7 @@ def train_one(cohort, folder, name, rank=0, count=1):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "learn", learn_and_keep)
         paths = {key: folder / file for key, file in OUTPUTS.items()}
-        train([cohort], **paths, settings=entry, seed=1, gpus=count, interruption=interruption)
+        train([cohort], **paths, settings=entry, seed=1, gpus=count, interruption=interruption, upstream=upstream)
 
 
 def process(rank, count, port, cohort, folder, errors):
@@ -92,11 +98,15 @@ def process(rank, count, port, cohort, folder, errors):
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Seventeen training images: batches of 6, 6 and 5, none of which halves evenly but two."""
+    """Seventeen training images: batches of 6, 6 and 5, not all of which halve; and a model to build on."""
     folder = tmp_path_factory.mktemp("cohort")
     images = np.random.default_rng(0).uniform(0, 1, (20, 1, 32, 32)).astype(np.float32)
     np.save(folder / "images.npy", images)
     pd.DataFrame({"split": ["train"] * 17 + ["validation"] * 3}).to_csv(folder / "table.tsv", sep="\t", index=False)
+    torch.manual_seed(0)
+    upstream = create("vqvae.VQVAE", (32, 32), class_of("vqvae.VQVAE").tiny)
+    use_all_codes(upstream, torch.from_numpy(images[:8]))
+    save(upstream, folder / "upstream.safetensors", folder / "upstream.json", {})
     return folder
 
 
@@ -125,10 +135,11 @@ def outcome(folder):
     return load(folder / "model.safetensors").state_dict(), pd.read_csv(folder / "history.tsv", sep="\t")
 
 
-def test_losses_and_weights_equal_those_of_one_process(tmp_path, cohort, together):
-    train_one(cohort, tmp_path / "alone", "vqvae")
+@pytest.mark.parametrize("names", [("vqvae", "interrupted"), ("vqvae_transformer",)])
+def test_losses_and_weights_equal_those_of_one_process(tmp_path, cohort, together, names):
+    train_one(cohort, tmp_path / "alone", names[0])
     weights, history = outcome(tmp_path / "alone")
-    for name in ("vqvae", "interrupted"):
+    for name in names:
         shared, shared_history = outcome(together / name)
         np.testing.assert_allclose(shared_history.drop(columns="seconds"), history.drop(columns="seconds"), rtol=1e-5)
         for key, value in weights.items():

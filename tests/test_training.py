@@ -201,6 +201,10 @@ def test_a_card_that_torch_has_no_code_for_is_refused_with_what_to_install():
         check_kernels("Tesla V100", (7, 0), CUDA_13, "2.12.0")
     with pytest.raises(ValueError, match="cu126"):
         check_kernels("Tesla P100", (6, 0), CUDA_12_8, "2.10.0")
+    with pytest.raises(ValueError, match=r"11\.0 \(sm_110\).*names sm_110 .*only some for CUDA 13") as error:
+        check_kernels("Thor", (11, 0), CUDA_12_8, "2.10.0")
+    assert "pip install" not in str(error.value)
+    check_kernels("Thor", (11, 0), CUDA_13, "2.10.0")
     with pytest.raises(ValueError, match="install a newer torch"):
         check_kernels("Next", (13, 0), CUDA_12_8, "2.10.0")
     with pytest.raises(ValueError, match=r"set training\.device to cpu"):

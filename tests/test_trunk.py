@@ -7,7 +7,7 @@ import torchvision
 from safetensors import safe_open
 
 from brainuad.perceptual import PerceptualDistance
-from brainuad.trunk import fetch, published
+from brainuad.trunk import SUMS, fetch, published
 
 NETWORKS = {
     "squeeze": torchvision.models.squeezenet1_1,
@@ -47,9 +47,7 @@ def test_a_fetched_trunk_is_the_published_file_and_the_distance_uses_it(tmp_path
 def test_another_file_than_the_published_one_is_refused(tmp_path):
     file, _, _ = stand_in(tmp_path / "server", "squeeze")
     wrong = file.rename(file.with_name("squeeze-00000000.pth"))
-    with pytest.raises(
-        ValueError, match=r"is not what torchvision published: its sha256 begins with \w{8}, not 00000000"
-    ):
+    with pytest.raises(ValueError, match=r"is not what torchvision published: its sha256 is \w{64} and .* 00000000"):
         fetch("squeeze", tmp_path / "trunk.safetensors", url=wrong.as_uri())
     assert not (tmp_path / "trunk.safetensors").exists()
 
@@ -66,9 +64,18 @@ def test_without_internet_the_file_may_be_put_there_by_hand(tmp_path):
     assert by_hand.exists()
 
 
-def test_torchvision_says_where_its_weights_are_and_what_their_checksum_is():
-    for name, digits in (("squeeze", "b8a52dc0"), ("vgg", "397923af")):
-        assert published(name).endswith(f"-{digits}.pth")
+def test_torchvision_says_where_its_weights_are_and_how_their_checksum_begins():
+    for name in ("squeeze", "vgg"):
+        file = published(name).rsplit("/", 1)[1]
+        assert len(SUMS[file]) == 64
+        assert SUMS[file].startswith(file.rsplit("-", 1)[1].removesuffix(".pth"))
+
+
+def test_a_file_that_only_begins_with_the_published_digits_is_refused(tmp_path, monkeypatch):
+    file, _, digest = stand_in(tmp_path / "server", "squeeze")
+    monkeypatch.setitem(SUMS, file.name, digest[:63] + ("0" if digest[63] != "0" else "1"))
+    with pytest.raises(ValueError, match="is not what torchvision published"):
+        fetch("squeeze", tmp_path / "trunk.safetensors", url=file.as_uri())
 
 
 def test_a_trunk_of_another_network_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from brainuad.models import create, load, save
 from brainuad.models.healing import Cache, choose, heal, log_likelihood, sample
 from brainuad.models.vqvae_transformer import Transformer, reading_order, weights_from_monai
-from tiny import backward, brains
+from tiny import backward, brains, use_all_codes
 
 VARIANTS = [f"{kind}{axes}" for kind in ("raster", "transposed") for axes in ("", "-x", "-y", "-xy")]
 CODES, LENGTH = 16, 240
@@ -32,13 +32,6 @@ def network(tokens=CODES, length=LENGTH, width=32, depth=3, heads=4):
 
 def sequences(count, length=LENGTH, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, CODES, (count, length)))
-
-
-def use_all_codes(upstream, x):
-    """Put the codebook where an untrained encoder sends the images."""
-    z = upstream.network.encode(x).movedim(1, -1).flatten(0, -2)
-    spread = z[z[:, 0].argsort()][:: len(z) // upstream.codes][: upstream.codes]
-    upstream.network.quantizer.quantizer.embedding.weight.data = spread.detach().clone()
 
 
 def build(params=None, size=(32, 32), count=4):

@@ -42,3 +42,10 @@ def trainable(model):
 
 def backward(loss, **options):
     loss.backward(**options)
+
+
+def use_all_codes(upstream, x):
+    """Put the codebook where an untrained encoder sends the images."""
+    z = upstream.network.encode(x).movedim(1, -1).flatten(0, -2)
+    spread = z[z[:, 0].argsort()][:: len(z) // upstream.codes][: upstream.codes]
+    upstream.network.quantizer.quantizer.embedding.weight.data = spread.detach().clone()

@@ -54,6 +54,7 @@ report_scans        the report's sections about scans
 report              the page with everything on it
 runtime             what all jobs share: the log, the end with the workflow
 slurm               what is asked of Slurm, and how its answers are read
+starts              how often a training was begun without getting further
 jobs                a training as a Slurm job or as processes of this machine
 launching           where a training runs: one job at a time, found again, its end judged
 ==================  ==============================================================================

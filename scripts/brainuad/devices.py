@@ -17,6 +17,7 @@ __all__ = ["accelerate", "automatic_precision", "check_kernels", "has_kernels"]
 Capability = tuple[int, int]  # (major, minor): (7, 0) is a V100, (8, 0) an A100, (9, 0) an H100
 TENSOR_CORES, BFLOAT16 = (7, 0), (8, 0)
 FIRST_OF_CUDA_12_8, FIRST_OF_CUDA_12_6 = (7, 0), (5, 0)  # what the builds of torch 2.10 reach back to
+CUDA_12_8 = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]  # what that build has code for
 
 
 def accelerate(settings: dict, gpus: int = 1, nodes: int = 1) -> Fabric:
@@ -119,6 +120,12 @@ def check_kernels(name: str, capability: Capability, architectures: list[str], v
     newest = max((int(major), int(minor)) for major, minor in re.findall(r"_(\d+)(\d)[af]?\b", " ".join(known)))
     if capability > newest:
         cure = "install a newer torch"
+    elif capability >= FIRST_OF_CUDA_12_8 and not has_kernels(capability, CUDA_12_8):  # a gap: 11.0 is Thor
+        name_of_code = "sm_{}{}".format(*capability)
+        cure = (
+            f"install a build of torch whose torch.cuda.get_arch_list() names {name_of_code} (of the published builds "
+            "only some for CUDA 13 and the processor of that machine do), or set training.device to cpu"
+        )
     elif capability >= FIRST_OF_CUDA_12_8:
         cure = "pip install torch==2.10.0, whose CUDA 12.8 build has code from sm_70 (V100) on; CUDA 13 builds have not"
     elif capability >= FIRST_OF_CUDA_12_6:

@@ -20,6 +20,7 @@ import submitit
 from brainuad import slurm
 from brainuad.interruption import Interrupted, Interruption
 from brainuad.runtime import end_with
+from brainuad.starts import count_start
 
 __all__ = ["AGAIN", "Local", "Slurm", "Task"]
 
@@ -38,20 +39,28 @@ class Task:
         gpus: processes on each node.
         nodes: machines.
         launcher: id and time of creation of the process that a local training must not outlive.
+        starts: where its starts are counted; None not to.
     """
 
     arguments: dict
     gpus: int = 1
     nodes: int = 1
     launcher: tuple[int, float] | None = None
+    starts: Path | None = None
 
     def __call__(self) -> str | None:
-        """Train; on request stop after a step and have the job started again, if need be by the launcher."""
+        """Train; on request stop after a step and have the job started again, if need be by the launcher.
+
+        Raises:
+            FruitlessStartsError: the last starts of this training all got no further.
+        """
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: it writes this task anew, requeues the job and exits
         interruption = Interruption()
         interruption.listen()
         if self.launcher:
             end_with(living(*self.launcher))
+        if self.starts and submitit.JobEnvironment().global_rank == 0:
+            count_start(self.starts, self.arguments["checkpoint"], submitit.JobEnvironment().job_id)
         if self.gpus * self.nodes > 1:
             join_others(self.nodes)
         from brainuad.training import train
@@ -135,8 +144,10 @@ class Slurm:
         return slurm.find(name)
 
     def state(self, job_id: str) -> str:
-        """State of a job."""
-        return slurm.state(job_id)
+        """State of a job; that of its step where this says more."""
+        state = slurm.state(job_id)
+        lacking = state == "FAILED" and slurm.ran_out_of_memory(self.folder / f"{job_id}_0_log.out")
+        return "OUT_OF_MEMORY" if lacking else state
 
     def reason(self, job_id: str) -> str:
         """Why a job waits."""

@@ -6,7 +6,9 @@ the folder; the job is on record there, as a file; should the record be missing,
 jobs of one name Slurm would run one after the other.
 
 In the folder ``submitit`` beside the weights lie the lock, the record (``job.json``), the job's own logs
-(``<job>_<process>_log.out``), and while it runs submitit's files and the job's results (``outputs``).
+(``<job>_<process>_log.out``), and while it runs submitit's files, its starts (``starts.json``) and the job's results
+(``outputs``). Record and results stay, as hard links, until ``forget`` is told that Snakemake knows of them: it may be
+killed before it has noted that the training is done, and then deletes what it was given.
 """
 
 import contextlib
@@ -25,9 +27,10 @@ from pathlib import Path
 from brainuad.fingerprint import fingerprint
 from brainuad.jobs import AGAIN, Local, Slurm, Task
 from brainuad.runtime import announce, tell
-from brainuad.slurm import ACTIVE, Unreachable
+from brainuad.slurm import ACTIVE, Unreachable, is_silence
+from brainuad.starts import FruitlessStartsError
 
-__all__ = ["LaunchError", "launch"]
+__all__ = ["LaunchError", "forget", "launch"]
 
 INPUTS = ("upstream", "weights", "trunk")
 OUTPUTS = ("model", "description", "history", "cost")
@@ -73,6 +76,14 @@ def launch(arguments: dict, resources: dict) -> None:
         raise
 
 
+def forget(folder: Path) -> None:
+    """Remove what a finished training keeps in its folder ``submitit``, as Snakemake has taken note of its outputs."""
+    path = folder / "job.json"
+    if path.exists() and json.loads(path.read_text())["record"].get("collected"):
+        path.unlink()
+        shutil.rmtree(folder / "outputs", ignore_errors=True)
+
+
 def refuse_beside_slurm(path: Path) -> None:
     """Refuse to train in a folder whose record names a Slurm job that may be at work there.
 
@@ -80,7 +91,7 @@ def refuse_beside_slurm(path: Path) -> None:
         LaunchError: it is, or Slurm does not answer.
     """
     content = json.loads(path.read_text()) if path.exists() else {"cluster": None}
-    if content["cluster"] != Slurm.title:
+    if content["cluster"] != Slurm.title or content["record"].get("collected"):
         return
     job_id = content["record"]["job_id"]
     try:
@@ -106,6 +117,7 @@ class Record:
         losses: jobs before it that ended by no fault of their own.
         raises: jobs before it that ran out of memory.
         checkpoint: time of the checkpoint when it was submitted, ns; 0 without one.
+        collected: whether it is done and its outputs were put in their places.
     """
 
     job_id: str
@@ -114,6 +126,7 @@ class Record:
     losses: int = 0
     raises: int = 0
     checkpoint: int = 0
+    collected: bool = False
 
 
 class Launch:
@@ -122,20 +135,23 @@ class Launch:
     def __init__(self, folder: Path, arguments: dict, resources: dict, cluster: Local | Slurm):
         self.folder, self.arguments, self.cluster = folder, arguments, cluster
         run = folder.parent
-        self.checkpoint = run / "checkpoint.pt"
+        self.checkpoint, self.starts = run / "checkpoint.pt", folder / "starts.json"
         self.staged = {name: folder / "outputs" / Path(arguments[name]).name for name in OUTPUTS}
         path = hashlib.sha1(str(run.absolute()).encode()).hexdigest()[:12]
         self.name = f"train-{run.parent.name}-{run.name}-{path}"
         weights = [arguments.get(name) for name in ("upstream", "weights")]
         self.fingerprint = fingerprint(arguments["settings"], arguments["seed"], arguments["samples"], weights)
         self.memory_mb = int(resources.get("mem_mb", 0))
-        self.poll = resources.get("poll_seconds", POLL_SECONDS)
+        self.poll, self.silent = resources.get("poll_seconds", POLL_SECONDS), False
 
     def run(self) -> None:
         """Have the training done, whatever has been done of it already."""
-        record = self.find() or self.submit()
+        record = self.find()
+        if record is None:
+            self.starts.unlink(missing_ok=True)
+            record = self.submit()
         try:
-            while True:
+            while not record.collected:
                 ended = self.wait(record)
                 if ended is None:
                     break
@@ -153,8 +169,8 @@ class Launch:
         record = self.read_record()
         try:
             queued = self.cluster.find(self.name)
-            if record is not None and not self.cluster.is_active(record.job_id):
-                if queued is None and record.fingerprint == self.fingerprint and self.result(record.job_id) == "":
+            if record is not None and (record.collected or not self.cluster.is_active(record.job_id)):
+                if queued is None and record.fingerprint == self.fingerprint and self.is_done(record):
                     announce(f"{self.cluster.title} {record.job_id} has finished {self.folder.parent} meanwhile.")
                     return record
                 record = None
@@ -176,6 +192,11 @@ class Launch:
         announce(f"{self.cluster.title} {record.job_id} trains {self.folder.parent} already: found again.")
         return record
 
+    def is_done(self, record: Record) -> bool:
+        """Whether a job has finished the training and its outputs are all here."""
+        outputs = all(path.exists() for path in self.staged.values())
+        return outputs and (record.collected or self.result(record.job_id) == "")
+
     def submit(self, losses: int = 0, raises: int = 0) -> Record:
         """Hand a new job to the cluster and put it on record."""
         paths = {**{name: self.arguments.get(name) for name in INPUTS}, **self.staged, "checkpoint": self.checkpoint}
@@ -183,19 +204,29 @@ class Launch:
         (self.folder / "outputs").mkdir()
         paths = {name: Path(path).absolute() if path else None for name, path in paths.items()}
         samples = [Path(folder).absolute() for folder in self.arguments["samples"]]
-        task = Task({**self.arguments, **paths, "samples": samples})
+        task = Task({**self.arguments, **paths, "samples": samples}, starts=self.starts.absolute())
         memory_mb, saved = self.memory_mb * 2**raises, self.saved()
         try:
             job_id = self.cluster.submit(task, self.name, self.fingerprint, memory_mb)
         except RuntimeError as error:
-            raise LaunchError(
-                f"{self.folder.parent}: no job could be submitted; correct the resources of the rule train in the "
-                f"profile. {str(error).strip()}"
-            ) from None
+            raise LaunchError(f"{self.folder.parent}: {self.refusal(str(error).strip())}") from None
         record = Record(job_id, self.fingerprint, memory_mb, losses, raises, saved)
         self.write_record(record)
         announce(f"{self.cluster.title} {job_id} trains {self.folder.parent}; log: {self.log(job_id)}")
         return record
+
+    def refusal(self, error: str) -> str:
+        """Why no job was submitted and what to do, by what the cluster said to it."""
+        try:
+            queued = self.cluster.find(self.name)
+            if queued is not None:  # taken by a controller too busy to say so, but submitit has no files for it
+                self.cluster.cancel(queued.job_id)
+            silent = queued is not None or is_silence(error)
+        except Unreachable:
+            silent = True
+        if silent:
+            return f"no job was submitted, as Slurm does not answer: run Snakemake again when it does. {error}"
+        return f"no job could be submitted; correct the resources of the rule train in the profile. {error}"
 
     def submit_again(self, record: Record, ended: str) -> Record:
         """A new job in place of one that ended without a result.
@@ -216,6 +247,7 @@ class Launch:
                     self.complaint(record, f"had too little memory with {record.memory_mb} MB: raise mem_mb")
                 )
             announce(f"{self.cluster.title} {record.job_id} needs more than {record.memory_mb} MB: it gets twice that.")
+            self.starts.unlink(missing_ok=True)  # those with too little memory say nothing about the next
             return self.submit(record.losses, record.raises + 1)
         if ended in ("TIMEOUT", "DEADLINE"):
             if self.saved() == record.checkpoint:
@@ -242,11 +274,13 @@ class Launch:
         last, since = None, None
         while (failure := self.result(record.job_id)) is None:
             state = self.look(record.job_id)
-            if state != last:
-                why = self.cluster.reason(record.job_id) if state == "PENDING" else ""
-                clock = time.strftime("%H:%M:%S")
-                print(f"{clock} {self.cluster.title} {record.job_id}: {state or 'unknown'} {why}".rstrip(), flush=True)
-            last = state
+            why = self.cluster.reason(record.job_id) if state == "PENDING" else ""
+            if (state, why) != last:
+                clock, held = time.strftime("%H:%M:%S"), "held" in why.lower()  # until somebody does something
+                cure = f" (`scontrol release {record.job_id}` when its cause is mended)" if held else ""
+                say = announce if held else print
+                say(f"{clock} {self.cluster.title} {record.job_id}: {state or 'unknown'} {why}".rstrip() + cure)
+            last = state, why
             if state in ACTIVE or state == "no answer":
                 since = None
             else:
@@ -259,16 +293,23 @@ class Launch:
             return "TIMEOUT"
         if failure:
             self.cluster.cancel(record.job_id)  # other processes of the job may wait for the one that failed
-            raise LaunchError(self.complaint(record, "failed", failure))
+            # A traceback says where; that of a training which was not begun would say nothing more than its message.
+            message = failure.rpartition(f"{FruitlessStartsError.__name__}: ")[2]
+            raise LaunchError(self.complaint(record, "failed", message))
         return None
 
     def look(self, job_id: str) -> str:
-        """State of a job; ``no answer`` is none."""
+        """State of a job; ``no answer`` is none. The user is told when answers stop, and when they come again."""
         try:
-            return self.cluster.state(job_id)
+            state = self.cluster.state(job_id)
         except Unreachable as error:
-            print(f"{time.strftime('%H:%M:%S')} {error}: the job is left alone and asked for again.", flush=True)
+            say, self.silent = print if self.silent else announce, True
+            say(f"{time.strftime('%H:%M:%S')} {error}: the job {job_id} is left alone and asked for again.")
             return "no answer"
+        if self.silent:
+            announce(f"{time.strftime('%H:%M:%S')} there are answers again about the job {job_id}.")
+        self.silent = False
+        return state
 
     def result(self, job_id: str) -> str | None:
         """What a job has left: None for nothing yet, an empty text for success, ``AGAIN``, else the first traceback."""
@@ -281,14 +322,19 @@ class Launch:
         return "" if self.folder / f"{job_id}_0_result.pkl" in results else None
 
     def collect(self, record: Record) -> None:
-        """Move the outputs to their places, each at once, and clear up behind them."""
+        """Put the outputs in their places, each at once, keep them here too, and clear up what else there is."""
         for name, source in self.staged.items():
             target = Path(self.arguments[name])
-            shutil.copyfile(source, target.with_name(target.name + ".new"))
-            os.replace(target.with_name(target.name + ".new"), target)
-        (self.folder / "job.json").unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "outputs")
-        for path in (*self.folder.glob("*.pkl"), *self.folder.glob("*.sh")):
+            temporary = target.with_name(target.name + ".new")
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(source, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(source, temporary)
+            os.utime(temporary)  # newer than what it was made from, also if that was touched since
+            os.replace(temporary, target)
+        self.write_record(dataclasses.replace(record, collected=True))
+        for path in (self.starts, *self.folder.glob("*.pkl"), *self.folder.glob("*.sh")):
             path.unlink(missing_ok=True)
         announce(f"{self.cluster.title} {record.job_id} has trained {self.folder.parent}.")
 
@@ -309,12 +355,13 @@ class Launch:
         return self.checkpoint.stat().st_mtime_ns if self.checkpoint.exists() else 0
 
     def read_record(self) -> Record | None:
-        """The job on record, if there is one that this kind of launcher started."""
+        """The job on record, if there is one that this kind of launcher started, or that is done."""
         path = self.folder / "job.json"
         if not path.exists():
             return None
         content = json.loads(path.read_text())
-        return Record(**content["record"]) if content["cluster"] == self.cluster.title else None
+        record = Record(**content["record"])
+        return record if content["cluster"] == self.cluster.title or record.collected else None
 
     def write_record(self, record: Record) -> None:
         """Replace the record at once."""

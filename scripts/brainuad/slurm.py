@@ -4,9 +4,21 @@ import contextlib
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["ACTIVE", "Queued", "Unreachable", "find", "reason", "request", "signal_seconds", "state"]
+__all__ = [
+    "ACTIVE",
+    "Queued",
+    "Unreachable",
+    "find",
+    "is_silence",
+    "ran_out_of_memory",
+    "reason",
+    "request",
+    "signal_seconds",
+    "state",
+]
 
 # What squeue says of a job that runs, will run, or is on its way from one to the other.
 ACTIVE = {
@@ -25,6 +37,9 @@ ACTIVE = {
     "STOPPED",
     "SUSPENDED",
 }
+SILENCE = ("contact slurm controller", "timed out", "not responding", "standby mode", "Zero Bytes were transmitted")
+# What Slurm writes into the log of a step that it, or the kernel for it, has ended for its memory.
+MEMORY = ("oom-kill event", "oom_kill event", ": Out Of Memory", "exceeded memory limit")
 PATIENCE = 120  # seconds for one answer of a busy controller
 
 
@@ -51,6 +66,11 @@ def ask(*command: str) -> subprocess.CompletedProcess:
         raise Unreachable(f"{command[0]} gave no answer ({error})") from None
 
 
+def is_silence(error: str) -> bool:
+    """Whether a command failed for want of an answer, and not because Slurm refused what was asked."""
+    return any(words in error for words in SILENCE)
+
+
 def state(job_id: str) -> str:
     """State of a job in Slurm's capitals, or an empty text when Slurm answers that it does not know it any more.
 
@@ -71,6 +91,15 @@ def state(job_id: str) -> str:
         if account.returncode and "disabled" not in account.stderr:
             raise Unreachable(f"sacct failed: {account.stderr.strip()}")
     return ""
+
+
+def ran_out_of_memory(log: Path) -> bool:
+    """Whether the log of a job that has failed ends with Slurm saying that a step took too much memory.
+
+    The processes of a training are such a step. Its state is OUT_OF_MEMORY, but that of the job may only be FAILED.
+    """
+    lines = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
+    return any(words in line for line in lines for words in MEMORY)
 
 
 def reason(job_id: str) -> str:
@@ -101,8 +130,12 @@ def request(resources: dict, memory_mb: int) -> dict:
         resources: of the rule and the profile. ``runtime`` (minutes), ``cpus_per_task``, ``tasks_per_node``, ``nodes``
             and ``gpu`` say what is needed; ``slurm_partition``, ``slurm_account``, ``qos``, ``constraint``,
             ``gpu_model``, ``gres`` and ``slurm_extra`` (any other options of sbatch) where the cluster has it. A
-            training without a GPU goes to ``cpu_partition`` if that is given, and asks for no kind of GPU.
+            training without a GPU goes to ``cpu_partition`` if that is given, has ``cpu_constraint`` for its
+            constraint, and asks for no kind of GPU.
         memory_mb: MiB on each node.
+
+    Raises:
+        RuntimeError: ``slurm_extra`` has an option that is ours.
     """
     tasks, processors = int(resources.get("tasks_per_node", 1)), int(resources.get("cpus_per_task", 1))
     minutes = int(resources["runtime"])
@@ -113,7 +146,8 @@ def request(resources: dict, memory_mb: int) -> dict:
         "constraint": resources.get("constraint"),
     }
     if not int(resources.get("gpu", 0)):
-        wanted |= {"partition": resources.get("cpu_partition") or wanted["partition"], "constraint": None}
+        wanted["partition"] = resources.get("cpu_partition") or wanted["partition"]
+        wanted["constraint"] = resources.get("cpu_constraint")
     elif resources.get("gres"):
         wanted["gres"] = resources["gres"]
     else:
@@ -143,7 +177,11 @@ def signal_seconds(seconds: float) -> int:
 
 
 def options(text: str) -> dict[str, str | bool]:
-    """The options in a text such as ``--exclude=n1 --exclusive``, by name; a flag is True."""
+    """The options in a text such as ``--exclude=n1 --exclusive``, by name; a flag is True.
+
+    Raises:
+        RuntimeError: one of them is what a training is found again by.
+    """
     found, name = {}, None
     for word in shlex.split(text):
         if word.startswith("-"):
@@ -151,4 +189,6 @@ def options(text: str) -> dict[str, str | bool]:
             found[name] = value if equals else True
         elif name:
             found[name], name = word, None
+    if taken := {"comment", "dependency", "job-name"} & set(found):
+        raise RuntimeError(f"slurm_extra must not hold --{min(taken)}: by that a training is found again.")
     return found

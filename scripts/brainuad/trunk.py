@@ -1,7 +1,8 @@
 """Fetches the trunks of the perceptual distance that are not shipped: SqueezeNet and VGG, from torchvision's place.
 
 A trunk is the convolutional part of a network trained on ImageNet. torchvision publishes where its weights lie and, in
-the name of each file, the first eight digits of its SHA-256; what does not have them is refused.
+the name of each file, the first eight digits of its SHA-256. The whole sums are not published with torchvision: those
+below begin with its digits and are what many projects that use these files have written down. Another file is refused.
 """
 
 import hashlib
@@ -16,6 +17,11 @@ import torch
 from safetensors.torch import save_file
 
 __all__ = ["fetch", "published"]
+
+SUMS = {
+    "squeezenet1_1-b8a52dc0.pth": "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
+    "vgg16-397923af.pth": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+}
 
 
 def published(name: str) -> str:
@@ -71,13 +77,14 @@ def download(url: str, path: Path) -> None:
 
 
 def refuse_other(path: Path, url: str) -> str:
-    """Compare a file with the digits of its SHA-256 that its published name ends with; returns the whole sum."""
-    wanted = url.rsplit("-", 1)[1].split(".")[0]
+    """Compare a file with the SHA-256 of its published name, or the digits that such a name ends with; returns it."""
+    file = url.rsplit("/", 1)[1]
+    wanted = SUMS.get(file, file.rsplit("-", 1)[1].split(".")[0])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(wanted):
         raise ValueError(
-            f"{path} is not what torchvision published: its sha256 begins with {digest[: len(wanted)]}, not {wanted}. "
+            f"{path} is not what torchvision published: its sha256 is {digest} and does not begin with {wanted}. "
             "Delete it and run the rule again."
         )
     return digest

@@ -4,6 +4,7 @@ Brings up munge, MariaDB, slurmdbd, slurmctld and slurmd under a temporary folde
 ``SLURM_CONF`` pointing there, and stops what it started, by its ids. GPUs are feigned by clones of ``/dev/null``;
 the node claims more CPUs and memory than the machine has, because the jobs of the tests mostly wait. Where that cannot
 be done the command runs all the same, with the reason in ``BRAINUAD_NO_SLURM``: the tests then skip themselves by name.
+Only with ``BRAINUAD_REQUIRE_SLURM=1``, as in CI, a user root who has apt-get must get one: else this program fails.
 
 Nothing outside the temporary folder is written, but for Debian's packages where they are missing. No Slurm is touched
 that this program did not start: ports are free ones, and jobs find their Slurm by the environment alone.
@@ -18,12 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 PACKAGES = ("slurm-wlm", "munge", "slurmdbd", "mariadb-server")
 PROGRAMS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacct")
+POLICY, MARK = Path("/usr/sbin/policy-rc.d"), "Of brainuad's tests/slurm/cluster.py while it installs; may be deleted."
 os.environ["PATH"] += os.pathsep + "/usr/sbin"
 
 SLURM_CONF = """\
@@ -36,17 +39,17 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 MpiDefault=none
 # Without cgroups: works in containers and small virtual machines.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
-ReturnToService=2
+# A node that a test lets fail stays down until the test repairs it.
+ReturnToService=0
 SlurmdParameters=config_overrides
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
@@ -59,7 +62,8 @@ JobRequeue=1
 PropagatePrioProcess=1
 KillWait=5
 OverTimeLimit=0
-MinJobAge=600
+# Seconds until squeue forgets an ended job, which it looks for once a minute: sacct alone knows it then.
+MinJobAge=5
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 AccountingStorageType=accounting_storage/slurmdbd
@@ -71,9 +75,14 @@ AccountingStorageTRES=gres/gpu
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherParams=OverMemoryKill,UsePss
 JobAcctGatherFrequency=task=1
-NodeName={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=256000 Gres=gpu:v100:2,gpu:a100:1,gpu:t4:8 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=64 RealMemory=256000 Gres=gpu:v100:2,gpu:a100:1,gpu:t4:16
+# Two more slurmd of the same machine, for the tests in which a node fails.
+NodeName=frail1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[4]} CPUs=8 RealMemory=64000 Gres=gpu:k80:1
+NodeName=frail2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[5]} CPUs=8 RealMemory=64000 Gres=gpu:k80:1
 PartitionName=cpu Nodes={host} Default=YES DefaultTime=10 PriorityTier=1 PreemptMode=OFF State=UP
 PartitionName=gpu Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=OFF State=UP
+PartitionName=frail1 Nodes=frail1 DefaultTime=10 State=UP
+PartitionName=frail2 Nodes=frail2 DefaultTime=10 State=UP
 PartitionName=spare Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=8 State=UP
 PartitionName=urgent Nodes={host} DefaultTime=10 PriorityTier=10 PreemptMode=OFF State=UP
 """
@@ -82,7 +91,9 @@ GRES_CONF = """\
 AutoDetect=off
 NodeName={host} Name=gpu Type=v100 File={folder}/gpu[0-1]
 NodeName={host} Name=gpu Type=a100 File={folder}/gpu2
-NodeName={host} Name=gpu Type=t4 File={folder}/gpu[3-10]
+NodeName={host} Name=gpu Type=t4 File={folder}/gpu[3-18]
+NodeName=frail1 Name=gpu Type=k80 File={folder}/gpu19
+NodeName=frail2 Name=gpu Type=k80 File={folder}/gpu20
 """
 
 SLURMDBD_CONF = """\
@@ -119,7 +130,7 @@ class Cluster:
         self.folder, self.daemons = folder, {}
         self.host = socket.gethostname().split(".")[0]
         with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(6)]
             self.ports = [listener.getsockname()[1] for listener in sockets]
 
     def start(self) -> None:
@@ -128,10 +139,15 @@ class Cluster:
         self.daemon("munged", *self.munge_arguments(), ready=lambda: (self.folder / "munge.socket").exists())
         self.start_database()
         self.daemon("slurmdbd", "-D", ready=succeeds("sacctmgr", "-n", "show", "cluster"))
-        for entity in (("cluster", "test"), ("account", "project"), ("user", "root", "account=project")):
+        known = (("cluster", "test"), ("account", "project"), ("qos", "long"), ("user", "root", "account=project"))
+        for entity in known:
             subprocess.run(["sacctmgr", "-i", "add", *entity], stdout=subprocess.DEVNULL, check=True)
+        allow = ["sacctmgr", "-i", "modify", "user", "root", "set", "qos=normal,long", "defaultqos=normal"]
+        subprocess.run(allow, stdout=subprocess.DEVNULL, check=True)
         self.daemon("slurmctld", "-D", ready=succeeds("scontrol", "ping"))
-        self.daemon("slurmd", "-D", ready=self.node_is_up)
+        for node in (self.host, "frail1", "frail2"):
+            (self.folder / "spool" / node).mkdir()
+            self.daemon("slurmd", "-D", "-N", node, name=f"slurmd of {node}", ready=partial(self.is_up, node))
 
     def configure(self) -> None:
         """Write the configuration, the key of munge and the feigned GPUs."""
@@ -146,7 +162,7 @@ class Cluster:
         (self.folder / "munge.key").write_bytes(os.urandom(128))
         (self.folder / "munge.key").chmod(0o400)
         try:
-            for number in range(11):  # a GPU's file must be a character device, or CUDA_VISIBLE_DEVICES stays empty
+            for number in range(21):  # a GPU's file must be a character device, or CUDA_VISIBLE_DEVICES stays empty
                 os.mknod(self.folder / f"gpu{number}", 0o20666, os.makedev(1, 3))
         except OSError as error:
             raise NoSlurm(f"device files for feigned GPUs cannot be made here ({error})") from None
@@ -175,10 +191,11 @@ class Cluster:
         create = "CREATE DATABASE slurm_acct_db; CREATE USER slurm@'%' IDENTIFIED BY 'slurm'; "
         subprocess.run([*sql, create + "GRANT ALL ON slurm_acct_db.* TO slurm@'%'"], check=True)
 
-    def daemon(self, name: str, *arguments: str, ready) -> None:
+    def daemon(self, program: str, *arguments: str, ready, name: str = "") -> None:
         """Start a daemon that ends with this program, and wait until it answers."""
+        name = name or program
         with (self.folder / f"{name}.log").open("w") as log:
-            command = ["setpriv", "--pdeathsig", "TERM", name, *arguments]
+            command = ["setpriv", "--pdeathsig", "TERM", program, *arguments]
             self.daemons[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         end = time.monotonic() + 60
         while not ready():
@@ -187,18 +204,15 @@ class Cluster:
                 raise RuntimeError(f"{name} did not come up; the end of its log:\n{last}")
             time.sleep(0.1)
 
-    def node_is_up(self) -> bool:
-        """Whether the node takes jobs."""
-        states = subprocess.run(["sinfo", "-h", "-N", "-o", "%t"], capture_output=True, text=True, check=False).stdout
-        return "idle" in states.split()
+    def is_up(self, node: str) -> bool:
+        """Whether a node takes jobs."""
+        command = ["sinfo", "-h", "-N", "-n", node, "-o", "%t"]
+        return "idle" in subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
 
     def stop(self) -> None:
         """End all jobs, then the daemons in reverse order, then whatever the jobs left behind."""
         if "slurmctld" in self.daemons:
-            subprocess.run(["scancel", "--user=root"], check=False, timeout=60)
-            end = time.monotonic() + 15
-            while time.monotonic() < end and subprocess.run(["squeue", "-h"], capture_output=True, check=False).stdout:
-                time.sleep(0.5)
+            self.end_jobs()
         for process in reversed(self.daemons.values()):
             process.terminate()
             try:
@@ -209,6 +223,16 @@ class Cluster:
         for process in self.left_behind():
             print(f"still running after its job, ended now: {' '.join(process.cmdline())[:100]}", file=sys.stderr)
             process.kill()
+
+    def end_jobs(self, seconds: float = 60) -> None:
+        """End all jobs, as far as the controller answers in time: what it leaves is ended after it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(["scancel", "--user=root"], check=False, timeout=seconds)
+            end = time.monotonic() + seconds / 4
+            while time.monotonic() < end:
+                if not subprocess.run(["squeue", "-h"], capture_output=True, check=False, timeout=seconds).stdout:
+                    break
+                time.sleep(0.5)
 
     def left_behind(self) -> list[psutil.Process]:
         """Processes that were started with our Slurm in their environment; without cgroups Slurm may miss some."""
@@ -236,6 +260,7 @@ def provide() -> None:
         raise NoSlurm("Slurm needs Linux")
     if os.geteuid() != 0:
         raise NoSlurm("starting slurmd needs root")
+    remove_leftover()
     if all(map(shutil.which, PROGRAMS)):
         return
     if shutil.which("apt-get") is None:
@@ -252,16 +277,28 @@ def provide() -> None:
 @contextlib.contextmanager
 def no_services_started():
     """Keep Debian from starting the daemons that are installed: ours are started by us."""
-    policy = Path("/usr/sbin/policy-rc.d")
-    if policy.exists():
+    if POLICY.exists() and MARK not in POLICY.read_text():  # somebody else's, who wants the same
         yield
         return
-    policy.write_text("#!/bin/sh\nexit 101\n")
-    policy.chmod(0o755)
     try:
+        POLICY.write_text(f"#!/bin/sh\n# {MARK}\nexit 101\n")
+        POLICY.chmod(0o755)
         yield
     finally:
-        policy.unlink()
+        POLICY.unlink(missing_ok=True)
+
+
+def remove_leftover() -> None:
+    """Remove the policy of an earlier run that was killed while it installed: no service would ever start again."""
+    with contextlib.suppress(OSError):
+        if MARK in POLICY.read_text():
+            POLICY.unlink()
+
+
+def is_required() -> bool:
+    """Whether to fail without a Slurm: BRAINUAD_REQUIRE_SLURM is set, and this machine is one that could have it."""
+    able = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get")
+    return bool(able and os.environ.get("BRAINUAD_REQUIRE_SLURM"))
 
 
 def main(command: list[str]) -> int:
@@ -280,6 +317,8 @@ def main(command: list[str]) -> int:
             )
         except NoSlurm as reason:
             print(f"No Slurm here: {reason}.", flush=True)
+            if is_required():
+                return 1
             os.environ["BRAINUAD_NO_SLURM"] = str(reason)
         return subprocess.run(command, check=False).returncode
     finally:

@@ -6,6 +6,7 @@ and walltime. All tests share the Slurm and the machine, and run at once.
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -68,11 +70,12 @@ def repository(tmp_path):
     return copy
 
 
-def change_profile(repository, train, **options):
-    """Override options of the shipped profile, and resources of rule train."""
+def change_profile(repository, train, defaults=(), **options):
+    """Override options of the shipped profile, resources of rule train and those of all other rules."""
     path = repository / "profiles/slurm/config.yaml"
     profile = {**yaml.safe_load(path.read_text()), **options}
     profile["set-resources"]["train"].update({"poll_seconds": 2, **train})
+    profile["default-resources"] |= dict(defaults)
     profile["set-resources"]["score"]["gpu_model"] = "t4"  # of which there are more
     path.write_text(yaml.safe_dump(profile))
 
@@ -92,9 +95,11 @@ def train_patiently(study, make_sample_set, repository):
     """Prepare the study: its samples are there already, a step of the training takes a second; returns its folder."""
     make_sample_set("study/results/samples/phantom_a", size=(48, 48))  # 8 for training: 4 steps an epoch
 
-    def prepare(epochs=8, seconds=1.0, fail=False, **resources):
+    def prepare(epochs=8, training=(), seconds=1.0, fail=False, megabytes=0, **resources):
         config = yaml.safe_load((study / "config/config.yaml").read_text())
-        config["models"]["patient"] |= {"epochs": epochs, "params": {"seconds": seconds, "fail": fail}}
+        params = {"seconds": seconds, "fail": fail, "megabytes": megabytes}
+        config["models"]["patient"] |= {"epochs": epochs, "params": params}
+        config["training"] |= dict(training)
         write(study, config)
         change_profile(repository, {"mem_mb": 3000, "cpus_per_task": 1, **resources})
         return study
@@ -106,7 +111,7 @@ def train_patiently(study, make_sample_set, repository):
 def assert_same(study, repository, tmp_path_factory):
     """Compare the weights of the study with those of one whose training ran here at one go, without pauses."""
 
-    def compare(epochs=8):
+    def compare(epochs=8, tolerance=0.0):
         folder = tmp_path_factory.getbasetemp().parent / f"uninterrupted-{epochs}"  # all test processes share it
         folder.mkdir(exist_ok=True)
         with (folder / "lock").open("w") as lock:
@@ -114,14 +119,16 @@ def assert_same(study, repository, tmp_path_factory):
             if not (folder / WEIGHTS).exists():
                 shutil.copytree(study / "results/samples", folder / "results/samples")
                 config = yaml.safe_load((study / "config/config.yaml").read_text())
-                config["models"]["patient"]["params"]["seconds"] = 0.0
+                config["models"]["patient"]["params"] |= {"seconds": 0.0, "megabytes": 0}
+                config["training"]["gpus"] = 1
                 write(folder, config)
                 command = [SNAKEMAKE, "--directory", folder, "--cores", "1", "--allowed-rules", "train", "--", WEIGHTS]
                 done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository)
                 assert done.returncode == 0, done.stderr
         weights, found = load_file(folder / WEIGHTS), load_file(study / WEIGHTS)
         assert found.keys() == weights.keys()
-        assert all((found[name] == weights[name]).all() for name in weights)
+        for name in weights:
+            np.testing.assert_allclose(found[name], weights[name], rtol=0, atol=tolerance)
 
     return compare
 
@@ -133,9 +140,16 @@ def begin(study, repository, *targets, options=(), nice=0):
         return subprocess.Popen(command, stdout=output, stderr=output, cwd=repository, start_new_session=True)
 
 
-def begin_training(study, repository):
+def begin_training(study, repository, *targets, options=()):
     """Start the training of a study whose samples are there."""
-    return begin(study, repository, WEIGHTS, options=("--allowed-rules", "train"))
+    return begin(study, repository, *(targets or [WEIGHTS]), options=("--allowed-rules", "train", *options))
+
+
+def kill(run, study, repository):
+    """End a run as a crash does, and lift the lock that it leaves."""
+    run.kill()
+    run.wait()
+    subprocess.run([SNAKEMAKE, "--directory", study, "--unlock"], check=True, cwd=repository, capture_output=True)
 
 
 def finish(run, study, succeeds=True):
@@ -159,22 +173,23 @@ def wait_for(what, seconds=300):
 def running(study):
     """Wait until a training is past its first checkpoint; returns the number of its job."""
     wait_for((study / WEIGHTS).with_name("checkpoint.pt").exists)
-    return job_of(study)
+    return recorded(study)["record"]["job_id"]
 
 
-def job_of(study):
-    """The number of a training's job."""
-    return yaml.safe_load((study / WEIGHTS).with_name("submitit").joinpath("job.json").read_text())["record"]["job_id"]
+def recorded(study, file="job.json", seed=1):
+    """What is on record of a training: its job, or, in ``starts.json``, its starts without a checkpoint."""
+    path = study / f"results/train/patient/{seed}/submitit" / file
+    return yaml.safe_load(path.read_text()) if path.exists() else None
+
+
+def name_of(study):
+    """Name of the training's job, which every job of the same training has."""
+    return wait_for(lambda: recorded(study))["name"]
 
 
 def told(*command):
     """What a command of Slurm prints."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def name_of(job):
-    """Name of a job, which every job of the same training has."""
-    return told("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%j").strip()
 
 
 def states(name):
@@ -188,6 +203,21 @@ def states(name):
 
     time.sleep(2)
     return wait_for(ended, seconds=90)
+
+
+def state_of(job):
+    """State of a job in the queue; empty when it has left it."""
+    command = ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def fail(node, job):
+    """Let a node fail, and be repaired when its job has been requeued."""
+    told("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    wait_for(lambda: state_of(job) == "PENDING")
+    # Where the job is still being ended a new start of it would fail, and Slurm would hold it.
+    wait_for(lambda: not any(f"[{job}." in " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])))
+    told("scontrol", "update", f"nodename={node}", "state=resume")
 
 
 def is_a_cost(column):
@@ -206,7 +236,8 @@ def test_a_training_outlives_its_walltime_twice(train_patiently, assert_same, re
 def test_a_preempted_training_goes_on_when_its_gpu_is_free_again(train_patiently, assert_same, repository):
     study = train_patiently(gpu_model="a100", slurm_partition="spare")
     run = begin_training(study, repository)
-    name = name_of(running(study))
+    running(study)
+    name = name_of(study)
     told("sbatch", "--partition=urgent", "--gres=gpu:a100:1", "--output=/dev/null", "--wrap", "sleep 3")
     finish(run, study)
     assert_same()
@@ -217,7 +248,7 @@ def test_a_training_that_is_killed_is_submitted_again(train_patiently, assert_sa
     study = train_patiently(gpu_model="t4")
     run = begin_training(study, repository)
     job = running(study)
-    name = name_of(job)
+    name = name_of(study)
     processes_of(job)[0].kill()
     assert f"{job} was lost" in finish(run, study)
     assert_same()
@@ -238,10 +269,9 @@ def processes_of(job):
 def test_snakemake_killed_and_started_again_finds_the_job_that_runs(train_patiently, assert_same, repository):
     study = train_patiently(gpu_model="t4", seconds=1.5)
     run = begin_training(study, repository)
-    name = name_of(running(study))
-    run.kill()
-    run.wait()
-    subprocess.run([SNAKEMAKE, "--directory", study, "--unlock"], check=True, cwd=repository, capture_output=True)
+    running(study)
+    name = name_of(study)
+    kill(run, study, repository)
     run = begin_training(study, repository)
     wait_for(lambda: "found again" in (study / "printed.txt").read_text())
     assert len(told("squeue", "--noheader", f"--name={name}").splitlines()) == 1
@@ -265,14 +295,14 @@ def test_a_training_that_fails_shows_its_traceback_and_is_not_submitted_again(tr
     printed = finish(begin_training(study, repository), study, succeeds=False)
     for words in ("Traceback", "patient.py", "ArithmeticError: this loss cannot be computed", "_0_log.out"):
         assert words in printed
-    assert len(states(name_of(job_of(study)))) == 1
+    assert len(states(name_of(study))) == 1
 
 
 def test_a_training_that_its_user_cancels_stays_cancelled(train_patiently, repository):
     study = train_patiently(gpu_model="t4", seconds=5.0)
     run = begin_training(study, repository)
     job = running(study)
-    name = name_of(job)
+    name = name_of(study)
     told("scancel", job)
     assert "was cancelled" in finish(run, study, succeeds=False)
     assert states(name) == ["CANCELLED"]
@@ -315,3 +345,103 @@ def test_a_run_outlives_an_accounting_database_that_is_down(study, repository):
         subprocess.Popen(["slurmdbd", "-D"], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     assert "could not check status of job" in finish(run, study)
     assert (study / "results/waiting.txt").exists()
+
+
+def test_a_training_outlives_the_failures_of_its_node(train_patiently, assert_same, repository):
+    study = train_patiently(gpu_model="k80", slurm_partition="frail1")
+    run = begin_training(study, repository)
+    job, checkpoint = running(study), (study / WEIGHTS).with_name("checkpoint.pt")
+    for _ in range(2):
+        fail("frail1", job)
+        saved = checkpoint.stat().st_mtime_ns
+        wait_for(lambda saved=saved: checkpoint.stat().st_mtime_ns > saved)
+    finish(run, study)
+    assert_same()
+    assert states(name_of(study)) == ["NODE_FAIL", "NODE_FAIL", "COMPLETED"]
+
+
+def test_a_training_whose_node_fails_at_every_start_is_given_up(train_patiently, repository):
+    study = train_patiently(gpu_model="k80", slurm_partition="frail2", seconds=600.0)
+    run = begin_training(study, repository)
+    for start in range(1, 4):
+        wait_for(lambda start=start: len((recorded(study, "starts.json") or {"starts": []})["starts"]) == start)
+        fail("frail2", recorded(study)["record"]["job_id"])
+    printed = finish(run, study, succeeds=False)
+    assert "started 3 times in a row without getting further than its beginning" in printed
+    assert "--exclude=frail2" in printed
+    *failures, last = states(name_of(study))
+    assert failures == ["NODE_FAIL"] * 3
+    assert last in ("FAILED", "CANCELLED")  # the launcher ends what is left of a job that failed
+
+
+def test_a_training_without_enough_memory_gets_more_on_the_second_try(train_patiently, assert_same, repository):
+    """Slurm's own accounting ends the step, as there are no cgroups, whose words are not seen here."""
+    study = train_patiently(epochs=2, seconds=3.0, megabytes=1200, mem_mb=1200, gpu_model="t4")
+    printed = finish(begin_training(study, repository), study)
+    assert "needs more than 1200 MB: it gets twice that" in printed
+    assert_same(epochs=2)
+    assert states(name_of(study))[-1] == "COMPLETED"
+
+
+def test_an_end_that_only_the_accounting_remembers_is_understood(train_patiently, repository):
+    study = train_patiently(gpu_model="t4", seconds=5.0)
+    run = begin_training(study, repository)
+    job = running(study)
+    asleep = psutil.Process(run.pid).children(recursive=True)  # the launcher is among them
+    for process in asleep:
+        process.suspend()
+    told("scancel", job)
+    wait_for(lambda: state_of(job) == "")
+    for process in asleep:
+        process.resume()
+    assert f"Slurm job {job} of {WEIGHTS.rpartition('/')[0]} was cancelled" in finish(run, study, succeeds=False)
+
+
+def test_a_result_that_a_killed_snakemake_did_not_note_is_taken_once_and_trained_anew_by_force(
+    train_patiently, assert_same, repository
+):
+    study = train_patiently(gpu_model="t4")
+    run = begin_training(study, repository)
+    running(study)
+    os.kill(run.pid, signal.SIGSTOP)  # the launcher goes on, but nobody notes what it did
+    wait_for(lambda: "has trained" in (study / "printed.txt").read_text())
+    kill(run, study, repository)
+    assert "has finished" in finish(begin_training(study, repository), study)
+    assert_same()
+    assert states(name_of(study)) == ["COMPLETED"]
+    finish(begin_training(study, repository, options=("--forcerun", "train")), study)
+    assert states(name_of(study)) == ["COMPLETED", "COMPLETED"]
+
+
+def test_two_processes_of_a_job_train_together(train_patiently, assert_same, repository):
+    study = train_patiently(epochs=2, training={"gpus": 2}, gpu_model="t4")
+    finish(begin_training(study, repository), study)
+    assert_same(epochs=2, tolerance=1e-6)
+    cost = yaml.safe_load((study / WEIGHTS).with_name("cost.json").read_text())
+    assert cost["processes"] == 2
+    logs = (study / WEIGHTS).with_name("submitit").glob("*_log.out")
+    assert [path.name.split("_")[1] for path in sorted(logs)] == ["0", "1"]
+
+
+def test_quality_of_service_and_other_options_reach_trainings_and_rules(train_patiently, repository):
+    study = train_patiently(gpu_model="t4", slurm_extra="--nice=7")
+    change_profile(repository, {}, defaults={"qos": "long", "slurm_extra": "--nice=8"})
+    run = begin_training(study, repository, WEIGHTS, "results/waiting.txt", options=("waiting",))
+    number = r"submitted with SLURM jobid (\d+)"
+    waiting = wait_for(lambda: re.findall(number, (study / "printed.txt").read_text()))[0]
+    for job, asked in ((running(study), "long|7"), (waiting, "long|8")):
+        assert told("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%q|%y").split() == [asked]
+    finish(run, study)
+
+
+def test_at_most_as_many_gpus_are_used_as_the_user_allows(train_patiently, repository):
+    """An ended job holds its GPU for some seconds, in which its processes are gone already."""
+    study = train_patiently(epochs=2, seconds=2.0, training={"seeds": [1, 2]}, gpu_model="t4")
+    targets = [WEIGHTS, WEIGHTS.replace("/1/", "/2/")]
+    finish(begin_training(study, repository, *targets, options=("--resources", "gpu=1")), study)
+    names = ",".join(recorded(study, seed=seed)["name"] for seed in (1, 2))
+    states(names)  # until the accounting knows both ends
+    columns = ["--noheader", "--allocations", "--parsable2", "--format=Start,End"]
+    lines = sorted(told("sacct", *columns, f"--name={names}").splitlines())
+    (_, first_ended), (second_began, _) = (map(pd.Timestamp, line.split("|")) for line in lines)
+    assert second_began > first_ended - pd.Timedelta(seconds=5)
