@@ -124,9 +124,9 @@ def count(pixels: Callable[[], Pixels], subjects: int, bins: int = BINS) -> Coun
     for _, scores, lesion in pixels():
         keys, rest = keys_of(scores)
         for total, chosen in zip(classes, (lesion > 0, lesion == 0), strict=True):
-            total += np.bincount(keys[chosen], minlength=total.size)
+            np.add.at(total, keys[chosen], 1.0)
         for power, total in enumerate(moments, start=1):
-            total += np.bincount(keys.ravel(), weights=rest.ravel().astype(float) ** power, minlength=total.size)
+            np.add.at(total, keys, rest.astype(float) ** power)
     equal = classes.sum(axis=0) * moments[1] == moments[0] ** 2  # no variance within the key; whole numbers, so exact
     bin_of, tied, lower = make_bins(*classes, equal, bins)
     shape = (subjects, len(tied))
