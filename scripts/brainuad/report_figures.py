@@ -159,7 +159,7 @@ def forest(parts: Sequence[Panel], look: dict[str, Look], ranks: bool = False) -
     for axis, part in zip(axes, parts, strict=True):
         dots(axis, part.rows, look, places)
         name_lines(axis, look, places)
-        axis.set_title(textwrap.fill(part.title, 42), loc="left")
+        axis.set_title(textwrap.fill(part.title, 34), loc="left")
         if ranks:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         values = np.append(part.rows[["value", "low", "high"]].to_numpy(float), part.line)
