@@ -37,6 +37,4 @@ rule all:
         "results/significance.tsv",
         multiext("results/figures/", "qualitative.png", "learning_curves.png"),
         response_figures(),
-        "results/costs.tsv",
-        collect("results/quality/{dataset}.tsv", dataset=scans),
         "results/report.html",

@@ -46,12 +46,12 @@ def errors_inside_anomalies(model):
 
 @pytest.mark.parametrize("model", CONFIG["models"])
 def test_the_suite_shows_a_blind_spot(model):
-    """An overwritten region of about the intensity of tissue is found by nobody, a black or white one by all."""
+    """Each model finds some anomalies far better than chance and is blind to others; which ones, the report shows."""
     table = pd.read_csv(DEMO / f"response/{model}/1/phantom_a_suite.tsv", sep="\t")
     assert table["detection"].notna().all()
-    table = table[(table["kind"] == "rectangle") & (table["size"] == 20)].set_index("intensity")
-    gain = table["average_precision"] / table["prevalence"]
-    assert gain[0.7] < 3 < max(gain[0.0], gain[1.0])
+    unchanged = table["kind"].isin(["deformation", "blur", "texture", "copy_paste"]) & (table["intensity"] == 0)
+    gain = (table["average_precision"] / table["prevalence"])[~unchanged]
+    assert gain.min() < 3 < gain.max() / 2
 
 
 @pytest.mark.parametrize("model", ["rae", "swin_mae"])
