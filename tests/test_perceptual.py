@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import lpips
@@ -8,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from brainuad.perceptual import TRUNK_SHA256, PerceptualDistance, gaussian_matrix, spatial_lpips
+from brainuad.perceptual import TRUNK_SHA256, AlexNetLPIPS, PerceptualDistance, gaussian_matrix, spatial_lpips
 
-TRUNK = Path(__file__).parents[1] / "resources/lpips/alexnet_features.safetensors"
+ROOT = Path(__file__).parents[1]
+TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +50,10 @@ def test_another_trunk_is_refused(tmp_path):
 
 def test_every_convolution_of_the_trunk_is_loaded(distance):
     weights = load_file(TRUNK)
-    loaded = {f"features.{name.split('.', 1)[1]}": p for name, p in distance.distance.net.named_parameters()}
-    assert loaded.keys() == weights.keys()
-    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+    loaded = [parameter for layer in distance.distance.layers for parameter in (layer.weight, layer.bias)]
+    names = [f"features.{index}.{name}" for index in (0, 3, 6, 8, 10) for name in ("weight", "bias")]
+    assert sorted(names) == sorted(weights)
+    assert all(torch.equal(parameter, weights[name]) for parameter, name in zip(loaded, names, strict=True))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 70)])
@@ -59,6 +63,24 @@ def test_batches_equal_the_package_image_by_image(distance, size):
     assert maps.shape == (18, 1, *size)
     expected = np.stack([by_the_package(x[i], y[i], 2.0) for i in (0, 7, 17)])
     assert np.abs(maps[[0, 7, 17], 0].numpy() - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(31, 31), (64, 50), (128, 128)])
+def test_the_distance_is_that_of_the_package_before_smoothing(size):
+    """Also its gradient, which a perceptual term of a loss needs."""
+    ours, package = AlexNetLPIPS(TRUNK), spatial_lpips(TRUNK)
+    x, y = (batch(3, 1, *size, seed=seed) * 2 - 1 for seed in (1, 2))
+    found, expected = (network(x, y.requires_grad_()) for network in (ours, package))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    gradients = [torch.autograd.grad(value.mean(), y)[0] for value in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-8)
+
+
+def test_a_job_that_scores_does_not_wait_for_torchvision():
+    code = f"from brainuad.perceptual import PerceptualDistance; PerceptualDistance({str(TRUNK)!r}, 2.0)"
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); {code}; print('torchvision' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_volumes_are_axial_slices_smoothed_in_three_dimensions(distance):

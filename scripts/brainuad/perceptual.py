@@ -3,10 +3,12 @@
 LPIPS v0.1, by default with an AlexNet trunk (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a
 Perceptual Metric", CVPR 2018) as one value a pixel, smoothed by a Gaussian as in the reversed autoencoder
 (Bercea et al., MIDL 2023). The linear heads come with the ``lpips`` package, the trunk from a file: nothing
-is downloaded.
+is downloaded. With AlexNet the few lines of the distance are written here, since importing the package takes a job
+longer than scoring a small dataset; with other trunks the package computes it, to which ours is equal.
 """
 
 import hashlib
+import importlib.util
 import warnings
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = ["TRUNK_SHA256", "PerceptualDistance", "gaussian_matrix"]
 
@@ -39,7 +42,8 @@ class PerceptualDistance(nn.Module):
         if trunk is None:
             raise ValueError("A perceptual distance is to be measured and needs the weights of its trunk.")
         self.smoothing = float(smoothing)
-        self.distance = spatial_lpips(Path(trunk), network).to(memory_format=torch.channels_last)  # faster on CPUs
+        distance = AlexNetLPIPS(Path(trunk)) if network == "alex" else spatial_lpips(Path(trunk), network)
+        self.distance = distance.to(memory_format=torch.channels_last)  # faster on CPUs
 
     def mean(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean distance of two batches (b, 1, *size), a scalar with gradients: neither smoothed nor clamped.
@@ -82,6 +86,52 @@ class PerceptualDistance(nn.Module):
             matrix = gaussian_matrix(image.shape[axis], self.smoothing).to(image)
             image = (image.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
         return image.contiguous()
+
+
+class AlexNetLPIPS(nn.Module):
+    """LPIPS v0.1 with an AlexNet trunk, one value a pixel, frozen; equal to the package's with ``spatial=True``.
+
+    Args:
+        trunk: safetensors file with the five convolutions of torchvision's AlexNet.
+
+    Raises:
+        ValueError: ``trunk`` is another file.
+    """
+
+    def __init__(self, trunk: Path):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            self.layers = nn.ModuleList(
+                (
+                    nn.Conv2d(3, 64, 11, stride=4, padding=2),
+                    nn.Conv2d(64, 192, 5, padding=2),
+                    nn.Conv2d(192, 384, 3, padding=1),
+                    nn.Conv2d(384, 256, 3, padding=1),
+                    nn.Conv2d(256, 256, 3, padding=1),
+                )
+            )
+        weights = alexnet_weights(trunk)
+        for layer, index in zip(self.layers, (0, 3, 6, 8, 10), strict=True):
+            layer.load_state_dict({name: weights[f"features.{index}.{name}"] for name in ("weight", "bias")})
+        package = Path(importlib.util.find_spec("lpips").origin).parent
+        heads = torch.load(package / "weights/v0.1/alex.pth", map_location="cpu", weights_only=True)
+        for index in range(len(self.layers)):
+            self.register_buffer(f"head{index}", heads[f"lin{index}.model.1.weight"])
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance (b, 1, h, w) of images (b, 1, h, w) with values in [-1, 1]."""
+        total, features = 0, [(image - self.shift) / self.scale for image in (x, y)]
+        for index, layer in enumerate(self.layers):
+            if index in (1, 2):
+                features = [F.max_pool2d(feature, 3, stride=2) for feature in features]
+            features = [F.relu(layer(feature)) for feature in features]
+            a, b = (feature / (feature.square().sum(1, keepdim=True).sqrt() + 1e-10) for feature in features)
+            difference = F.conv2d((a - b).square(), getattr(self, f"head{index}"))
+            total = total + F.interpolate(difference, x.shape[2:], mode="bilinear", align_corners=False)
+        return total
 
 
 def as_slices(image: Tensor) -> Tensor:
