@@ -86,6 +86,7 @@ def study(tmp_path):
     config = yaml.safe_load((ROOT / "demo/config/config.yaml").read_text())
     config["datasets"] = {"phantom_a": config["datasets"]["phantom_a"]}
     config["models"] = {"patient": {"class": "patient.Patient", "epochs": 8, "batch_size": 2}}
+    config["comparison"] = {}  # which names a floor of the demonstration
     write(tmp_path / "study", config)
     return tmp_path / "study"
 
