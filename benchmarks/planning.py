@@ -27,6 +27,7 @@ def write_study(folder: Path, scans: int, scans_per_job: int) -> None:
     """Write the paper's study with its four cohorts of equal size, each scan an empty file."""
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     config["preprocessing"]["scans_per_job"] = scans_per_job
+    config["comparison"]["published"] = None  # its table is not copied
     cohorts = [name for name, entry in config["datasets"].items() if "manifest" in entry]
     (folder / "config/datasets/raw").mkdir(parents=True)
     (folder / "config/config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))

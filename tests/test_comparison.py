@@ -8,6 +8,7 @@ import pytest
 
 from brainuad.comparison import comparison
 from brainuad.metrics import COLUMNS
+from brainuad.resampling import interval
 
 MODELS = {
     "vqvae": {"label": "VQ-VAE", "floor": False},
@@ -22,6 +23,7 @@ SETTINGS = {
     "models": MODELS,
     "floor": None,
 }
+SUBJECTS = 12
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -43,7 +45,7 @@ def rows_of(model, seed, ssim, auroc=None, precision=None):
                         )
     keys = {"model": model, "seed": seed, "dataset": "hcp_synthetic", "region": "frame", "pooling": "pixels"}
     rows.append({**keys, "metric": "lesion_outside_brain", "value": 0.1})
-    return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    return pd.DataFrame(rows).assign(subjects=SUBJECTS).reindex(columns=list(COLUMNS))
 
 
 def draws_of(table, spread=0.01):
@@ -149,7 +151,7 @@ def test_grids_of_anomalies_are_in_the_wide_table_only(compare):
 def test_seeds_are_mean_and_sd_and_subjects_an_interval(compare):
     table = cells(compare(TABLES).markdown)
     sd = np.std([0.9, 0.92], ddof=1)
-    low, high = np.quantile(0.01 * np.random.default_rng(0).normal(size=200), [0.025, 0.975])
+    low, high = interval(0.0, 0.01 * np.random.default_rng(0).normal(size=200), SUBJECTS)
     assert table["VQ-VAE"][0] == f"**0.910** ± {sd:.3f} [{0.91 + low:.3f}, {0.91 + high:.3f}]"
     assert table["VQ-VAE"][2].startswith(f"0.850 ± {np.std([0.8, 0.9], ddof=1):.3f} [")
     assert [cell.split(" ")[0] for cell in table["rae"][:4]] == ["0.500", "0.510", "**0.950**", "**0.700**"]
@@ -179,6 +181,14 @@ def test_the_floor_is_the_strongest_or_the_one_that_is_named(compare):
     named = compare(tables, {**settings, "floor": "intensity"})
     assert f"AUPRC {MINUS} Intensity" in named.markdown
     assert cells(named.markdown)["rae"][-1].endswith("above")
+
+
+def test_a_model_with_a_number_for_fewer_subjects_is_held_against_no_floor(compare):
+    fewer = rows_of("rae", 1, 0.5, 0.95, 0.8)
+    fewer.loc[fewer["pooling"] == "subjects", "n"] = 5
+    result = compare([*TABLES[:2], fewer, TABLES[3]])
+    assert cells(result.strict)["rae"][-1] == DASH
+    assert cells(result.markdown)["rae"][-1].endswith("above"), "pooled pixels are of all"
 
 
 def test_the_long_table_holds_every_row(compare):

@@ -19,8 +19,9 @@ def subject(generator, pixels=PIXELS):
 
 
 def numbers(cohort, weights):
-    """AUROC, average precision and best Dice of all pixels, and the mean over subjects of their mean score, by draw."""
+    """AUROC, average precision and best Dice of all pixels, and the mean score of subjects: of all, then by draw."""
     counts = count(lambda: ((index, *pixels) for index, pixels in enumerate(cohort)), len(cohort), bins=1024)
+    weights = np.vstack([np.ones(len(cohort)), weights])
     positives, negatives = weights @ counts.positives, weights @ counts.negatives
     means = np.array([scores.mean() for scores, _ in cohort])
     return [
@@ -43,10 +44,11 @@ def test_intervals_contain_the_truth(truth, record_property):
     for run in range(RUNS):
         generator = np.random.default_rng(1000 + run)
         cohort = [subject(generator) for _ in range(SUBJECTS)]
-        for place, replicates in enumerate(numbers(cohort, draws(f"run {run}", SUBJECTS, 1000))):
-            low, high = interval(replicates)
+        for place, (value, *drawn) in enumerate(numbers(cohort, draws(f"run {run}", SUBJECTS, 1000))):
+            low, high = interval(value, np.array(drawn), SUBJECTS)
             covered[run, place] = low <= truth[place] <= high
-    shares = dict(zip(("auroc", "average_precision", "best_dice", "mean"), covered.mean(axis=0), strict=True))
+    names = "auroc", "average_precision", "best_dice", "mean"
+    shares = dict(zip(names, covered.mean(axis=0).tolist(), strict=True))
     print(f"\nshare of {RUNS} intervals of {SUBJECTS} subjects that contain the truth: {shares}")
     for name, share in shares.items():
         record_property(name, share)

@@ -125,6 +125,25 @@ def test_areas_of_counts_are_those_of_scikit_learn_to_1e_4(kind, seed):
     assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-4)
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0, -1000.0])
+@pytest.mark.parametrize("kind", ["overwritten", "normal"])
+def test_keys_of_many_pixels_are_told_apart(kind, offset):
+    """An overwritten region has one score, in a key with many others; an offset leaves few keys to all scores."""
+    generator = np.random.default_rng(0)
+    truth = np.arange(100_000) < 3000
+    scores = generator.normal(size=truth.size) + truth
+    if kind == "overwritten":
+        scores = np.where(truth, np.repeat(generator.random(100), 1000)[: truth.size], generator.random(truth.size))
+    scores = (scores + offset).astype(np.float32)
+    counts = counted(scores, truth)
+    ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
+    assert ranked == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
+    assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-4)
+    assert (np.diff(counts.lower) < 0).all()
+    weights = np.array([[1]])
+    assert next(iter(pooled(counts, weights)))[0].sum() == 3000
+
+
 @pytest.mark.parametrize("bins", [64, 512])
 def test_areas_of_few_bins_are_near(bins):
     scores, truth = drawn("masked", 0)

@@ -181,7 +181,7 @@ def test_one_number_is_not_printed_as_two():
         for model, value in (("rae", 0.123), ("mean", 0.25))
         for index, key in enumerate(keys)
     ]
-    frame = pd.DataFrame(rows).assign(n=3, prevalence=0.1)
+    frame = pd.DataFrame(rows).assign(n=3, subjects=3, prevalence=0.1)
     replicates = frame["value"].to_numpy()[:, None] + np.linspace(-0.05, 0.05, 200)
     labels = {name: {"label": None, "floor": name == "mean"} for name in ("rae", "mean")}
     settings = {"study": "s", "simulated": False, "datasets": ["ixi", "synthetic"], "models": labels, "floor": None}

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from brainuad.detection import count
 from brainuad.lesions import SIZES, count_lesions, froc, label_lesions, levels, sensitivity_at, size_of
 
 
@@ -73,11 +74,30 @@ def test_sensitivity_in_closed_form():
 
 
 def test_levels_are_quantiles_of_normal_pixels():
-    lower = np.linspace(1, 0, 1000)
-    thresholds = levels(np.full(1000, 100.0), lower)
+    lower = np.linspace(1, 0, 1000, dtype=np.float32)
+    negatives = np.full(1000, 100.0)
+    negatives[:3] = 0
+    thresholds = levels(negatives, lower)
     assert (np.diff(thresholds) < 0).all()
     assert thresholds[-1] == pytest.approx(0.9, abs=0.01)
-    assert thresholds[0] == 1.0
+    assert lower[3] < thresholds[0] < lower[2], "the lowest that no normal pixel exceeds"
+
+
+@pytest.mark.parametrize("noise", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("change", [lambda m: m, lambda m: 1 + m / 100, lambda m: 1000 + m, np.exp])
+def test_a_perfect_map_finds_every_lesion_whatever_its_scale(noise, change):
+    generator = np.random.default_rng(0)
+    images = []
+    for subject in range(4):
+        lesion = np.zeros((40, 40), bool)
+        lesion[5:15, 20:30] = True
+        scores = np.where(lesion, 1.0, noise * (generator.random((40, 40)) < 0.2))
+        images.append((subject, change(scores).astype(np.float32), label_lesions(lesion), np.ones((40, 40), bool)))
+    counts = count(lambda: ((s, scores.ravel(), lesion.ravel()) for s, scores, lesion, _ in images), 4)
+    thresholds = levels(counts.negatives.sum(axis=0), counts.lower)
+    found = count_lesions(iter(images), 4, thresholds, 1.0)
+    totals = found.found["all"].sum(axis=0), found.lesions["all"].sum(), found.alarms.sum(axis=0) / 4
+    assert froc(*totals) == 1
 
 
 def test_every_lesion_has_one_size():

@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from brainuad.catalogue import CATALOGUE
 from brainuad.metrics import COLUMNS, metrics
+from brainuad.resampling import interval
 from brainuad.sample_set import SampleWriter
 from brainuad.thresholds import thresholds
 
@@ -213,6 +214,9 @@ def test_maps_that_say_nothing_give_a_reason_and_no_number(study, change, reason
     table, _ = study(change=change, maps=("map",))
     detected = table[table["metric"].isin(["auroc", "average_precision", "best_dice", "dice_5", "aupro", "froc"])]
     assert len(detected) == 19
+    wrong = table[table["metric"].str.startswith("false_positive_rate")]
+    assert wrong["value"].isna().all()
+    assert wrong["reason"].str.contains(reason).all(), "no alarm at all is no merit of a map that says nothing"
     assert detected["value"].isna().all()
     assert detected["reason"].str.contains(reason).all()
 
@@ -248,7 +252,7 @@ def test_draws_belong_to_the_rows_of_the_table(study):
     assert replicates.shape == (len(table), SETTINGS["resamples"])
     for row, drawn in zip(table.itertuples(), replicates, strict=True):
         if not np.isnan(row.low):
-            assert row.low == pytest.approx(np.nanquantile(drawn, 0.025), abs=1e-5)
+            assert (row.low, row.high) == pytest.approx(interval(row.value, drawn, 3), abs=1e-5)
             assert drawn.min() - 1e-6 <= row.value <= drawn.max() + 1e-6
 
 

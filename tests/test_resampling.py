@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import permutation_test, rankdata
 
 from brainuad.resampling import draws, holm, interval, mean_ranks, sign_flip
@@ -14,23 +15,38 @@ def test_every_draw_has_as_many_subjects():
     assert (draws("oasis3", 30, 500) != weights).any()
 
 
-def test_the_interval_of_a_mean_is_that_of_theory():
-    """Normal values: the mean's standard error is known."""
-    values = np.random.default_rng(0).normal(size=400)
-    replicates = draws("x", 400, 4000) @ values / 400
-    low, high = interval(replicates)
-    error = values.std() / 20
-    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.1 * error)
-    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
+@pytest.mark.parametrize("subjects", [12, 400])
+def test_the_interval_of_a_mean_is_that_of_student(subjects):
+    """Of a mean of nearly normal values theory knows the interval."""
+    values = stats.norm.ppf((np.arange(subjects) + 0.5) / subjects)
+    replicates = draws("x", subjects, 20_000) @ values / subjects
+    low, high = interval(values.mean(), replicates, subjects)
+    reach = stats.t.ppf(0.975, subjects - 1) * stats.sem(values)
+    assert low == pytest.approx(-reach, rel=0.08)
+    assert high == pytest.approx(reach, rel=0.08)
+
+
+def test_the_interval_of_a_biased_number_is_shifted():
+    """Draws that lie above their number by half their spread lie above its truth as well (Efron, 1981)."""
+    drawn = np.random.default_rng(0).normal(0.5, 1, 100_000)
+    low, high = interval(0.0, drawn, 10_000)
+    assert low == pytest.approx(0.5 - 1 - 1.96, abs=0.05)
+    assert high == pytest.approx(0.5 - 1 + 1.96, abs=0.05)
+
+
+def test_equal_draws_have_an_interval_of_no_width():
+    assert interval(0.3, np.full(200, 0.3), 7) == (0.3, 0.3)
 
 
 def test_an_interval_of_too_many_undefined_draws_is_none():
     replicates = np.arange(100.0)
     replicates[:11] = np.nan
-    assert np.isnan(interval(replicates)).all()
+    assert np.isnan(interval(50.0, replicates, 9)).all()
     replicates[0] = 0.0
-    assert interval(replicates)[1] == pytest.approx(np.nanquantile(replicates, 0.975))
-    assert np.isnan(interval(np.full(5, np.nan))).all()
+    assert interval(50.0, replicates, 9)[1] > 95
+    assert np.isnan(interval(0.0, np.full(5, np.nan), 9)).all()
+    assert np.isnan(interval(np.nan, np.arange(100.0), 9)).all()
+    assert np.isnan(interval(50.0, np.arange(100.0), 1)).all(), "one subject says nothing of others"
 
 
 @pytest.mark.parametrize("subjects", [5, 9, 12])

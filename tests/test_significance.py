@@ -39,7 +39,11 @@ def tested(tmp_path):
                     }
                     for m, r, p, map_ in NUMBERS
                 ]
-                table = pd.DataFrame(rows).assign(value=np.nanmean(values)).reindex(columns=list(COLUMNS))
+                table = (
+                    pd.DataFrame(rows)
+                    .assign(value=np.nanmean(values), subjects=subjects)
+                    .reindex(columns=list(COLUMNS))
+                )
                 stem = tmp_path / f"{model}-{seed}"
                 table.to_csv(f"{stem}.tsv", sep="\t", index=False)
                 draws = np.nanmean(values) + generator.normal(0, 0.01, (2, 300))

@@ -79,9 +79,8 @@ def sensitivity(size: str, diameters: str) -> Metric:
     return Metric(
         name=f"lesion_sensitivity_{size}",
         title=f"Sensitivity, {size} lesions",
-        formula=f"share of the lesions with an equivalent diameter {diameters} that the lowest thresholds with no "
-        "more than one false alarm per image find; a lesion is found if a tenth of its pixels score above the "
-        "threshold, a false alarm is a connected region above it that touches no lesion",
+        formula=f"largest share of the lesions with an equivalent diameter {diameters} that a threshold with no more "
+        "than one false alarm per image finds; lesions, false alarms and thresholds as of FROC",
         range="0 to 1",
         direction=HIGHER,
         regions="brain",
@@ -258,9 +257,10 @@ CATALOGUE = {
         Metric(
             name="froc",
             title="FROC",
-            formula="mean share of lesions found at ¼, ½, 1, 2 and 4 false alarms per image; a lesion is found if a "
-            "tenth of its pixels score above the threshold, a false alarm is a connected region above it that touches "
-            "no lesion",
+            formula="mean, over ¼, ½, 1, 2 and 4 false alarms per image, of the largest share of lesions that a "
+            "threshold with no more of them finds; a lesion is found if a tenth of its pixels score above the "
+            "threshold, a false alarm is a connected region above it that touches no lesion; thresholds that at most a "
+            "tenth of the normal pixels exceed",
             range="0 to 1",
             direction=HIGHER,
             regions="brain",
@@ -347,7 +347,8 @@ def documentation() -> str:
         "",
         "What is undefined (no abnormal pixel, one class only, a map that is constant or holds NaN) is empty, with "
         "its `reason`.",
-        "Intervals are 95 % percentile intervals of a bootstrap of the subjects, from the same draws for every model.",
+        "Intervals are of a bootstrap of the subjects, from the same draws for every model:",
+        "see [evaluation.md](evaluation.md).",
         "",
     ]
     for metric in CATALOGUE.values():

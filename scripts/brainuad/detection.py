@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 KEY_BITS = 20  # of the 32 of a float: sign, exponent and 11 of the mantissa, a relative width of 1 in 2048
+REFINED = 256  # keys told apart exactly, at the most
 BINS = 8192  # aimed at: the error of areas falls, memory and time grow with it
 
 Pixels = Iterator[tuple[int, np.ndarray, np.ndarray]]
@@ -109,7 +110,7 @@ class Counts:
 
 
 def count(pixels: Callable[[], Pixels], subjects: int, bins: int = BINS) -> Counts:
-    """Count pixels in two passes, of which each holds one image at a time.
+    """Count pixels in two passes or three, of which each holds one image at a time.
 
     Args:
         pixels: begins a pass over the images; of each it gives the number of its subject, the scores of its pixels
@@ -120,20 +121,19 @@ def count(pixels: Callable[[], Pixels], subjects: int, bins: int = BINS) -> Coun
     Raises:
         ValueError: scores hold NaN.
     """
-    classes, moments = (np.zeros((2, 1 << KEY_BITS)) for _ in range(2))
-    for _, scores, lesion in pixels():
-        keys, rest = keys_of(scores)
+    index_of = Index(first_pass(pixels), bins)
+    classes = np.zeros((2, index_of.size))
+    for _, scores, lesion in pixels() if index_of.refined else ():
+        places = index_of(scores)
         for total, chosen in zip(classes, (lesion > 0, lesion == 0), strict=True):
-            np.add.at(total, keys[chosen], 1.0)
-        for power, total in enumerate(moments, start=1):
-            np.add.at(total, keys, rest.astype(float) ** power)
-    equal = classes.sum(axis=0) * moments[1] == moments[0] ** 2  # no variance within the key; whole numbers, so exact
-    bin_of, tied, lower = make_bins(*classes, equal, bins)
+            np.add.at(total, places[chosen], 1.0)
+    classes = classes if index_of.refined else index_of.classes
+    bin_of, tied, lower = make_bins(*classes, index_of, bins)
     shape = (subjects, len(tied))
     positives, negatives, coverage = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     lesions = np.zeros(subjects)
     for subject, scores, lesion in pixels():
-        places, inside = bin_of[keys_of(scores)[0]], lesion > 0
+        places, inside = bin_of[index_of(scores)], lesion > 0
         negatives[subject] += np.bincount(places[~inside], minlength=shape[1])
         if inside.any():
             places, numbers = places[inside], lesion[inside]
@@ -142,6 +142,62 @@ def count(pixels: Callable[[], Pixels], subjects: int, bins: int = BINS) -> Coun
             coverage[subject] += np.bincount(places, weights=1 / sizes[numbers], minlength=shape[1])
             lesions[subject] += np.count_nonzero(sizes[1:])
     return Counts(positives, negatives, coverage, lesions, tied, lower)
+
+
+def first_pass(pixels: Callable[[], Pixels]) -> tuple[np.ndarray, np.ndarray]:
+    """Abnormal and normal pixels of each key, (2, keys), and whether all scores of a key are the same, (keys,)."""
+    classes, moments = (np.zeros((2, 1 << KEY_BITS)) for _ in range(2))
+    for _, scores, lesion in pixels():
+        keys, rest = keys_of(scores)
+        for total, chosen in zip(classes, (lesion > 0, lesion == 0), strict=True):
+            np.add.at(total, keys[chosen], 1.0)
+        for power, total in enumerate(moments, start=1):
+            np.add.at(total, keys, rest.astype(float) ** power)
+    # No variance within the key; all are whole numbers, so this is exact.
+    return classes, classes.sum(axis=0) * moments[1] == moments[0] ** 2
+
+
+class Index:
+    """Numbers scores in rising order: by their keys, and exactly within keys that hold many pixels of unequal scores.
+
+    Such a key is that of an overwritten region in a map that follows the image: one score many times among others.
+
+    Attributes:
+        size: how many numbers there are.
+        refined: how many keys are told apart exactly.
+        classes: abnormal and normal pixels of each key, (2, keys).
+    """
+
+    def __init__(self, counted: tuple[np.ndarray, np.ndarray], bins: int):
+        """Choose the keys to refine.
+
+        Args:
+            counted: see :func:`first_pass`.
+            bins: a key with more than this part of a class's pixels is refined, up to ``REFINED`` of them.
+        """
+        self.classes, self.equal = counted
+        shares = (self.classes / np.maximum(self.classes.sum(axis=1, keepdims=True), 1)).max(axis=0)
+        shares[self.equal] = 0
+        chosen = np.argsort(shares)[-REFINED:]
+        chosen = np.sort(chosen[shares[chosen] > 1 / bins])
+        self.refined, self.width = len(chosen), 1 << (32 - KEY_BITS)
+        spans = np.ones(shares.size, np.int64)
+        spans[chosen] = self.width
+        self.first = np.cumsum(spans) - spans
+        self.exact, self.size = spans > 1, int(spans.sum())
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """The number of each score."""
+        keys, rest = keys_of(scores)
+        return self.first[keys] + np.where(self.exact[keys], rest, 0)
+
+    def describe(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether all scores of a number are the same, and the smallest score that may have it."""
+        keys = np.searchsorted(self.first, numbers, side="right") - 1
+        lowest = scores_of(keys).view(np.uint32).astype(np.int64)
+        rising = np.where(lowest >> 31, -1, 1)  # the bits of negative scores fall where the scores rise
+        inside = (numbers - self.first[keys]) * rising
+        return self.equal[keys] | self.exact[keys], (lowest + inside).astype(np.uint32).view(np.float32)
 
 
 def keys_of(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +218,7 @@ def scores_of(keys: np.ndarray) -> np.ndarray:
 
 
 def make_bins(
-    positives: np.ndarray, negatives: np.ndarray, equal: np.ndarray, bins: int
+    positives: np.ndarray, negatives: np.ndarray, index_of: Index, bins: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Join keys into bins within which abnormal and normal pixels may be taken for evenly mixed.
 
@@ -171,14 +227,14 @@ def make_bins(
     should hold, such as that of the exact zeros around a brain, stands alone.
 
     Args:
-        positives: abnormal pixels of each key, in rising order of scores.
-        negatives: normal pixels of each key.
-        equal: whether all pixels of a key have the same score.
+        positives: abnormal pixels of each number of the index, in rising order of scores.
+        negatives: normal pixels of each number.
+        index_of: the index.
         bins: about how many bins to make; few keys are not joined.
 
     Returns:
-        The bin of each key (falling scores), whether all pixels of a bin have the same score, and the smallest score of
-        each.
+        The bin of each number (falling scores), whether all pixels of a bin have the same score, and the smallest score
+        of each.
     """
     used = np.flatnonzero(positives + negatives)[::-1]
     begins = np.ones(used.size, bool)
@@ -194,8 +250,8 @@ def make_bins(
     bin_of = np.zeros(positives.size, np.int32)
     bin_of[used] = number
     ends = np.append(begins[1:], True)[: used.size]
-    tied = (np.bincount(number) == 1) & equal[used[ends]]
-    return bin_of, tied, scores_of(used[ends])
+    equal, lower = index_of.describe(used[ends])
+    return bin_of, (np.bincount(number) == 1) & equal, lower
 
 
 def areas(positives: np.ndarray, negatives: np.ndarray, tied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -17,6 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from brainuad.sample_set import SampleSet
 
 __all__ = ["Example", "axial", "figures", "learning_curves_figure", "qualitative_figure", "typical"]
+
+rcParams["text.parse_math"] = False  # a label may hold a dollar
 
 CELL = 1.25  # width of a slice in inches
 COLOURS = {"image": "gray", "map": "inferno", "outline": "#39d5ff"}

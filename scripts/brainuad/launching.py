@@ -201,6 +201,8 @@ class Launch:
         """Hand a new job to the cluster and put it on record."""
         paths = {**{name: self.arguments.get(name) for name in INPUTS}, **self.staged, "checkpoint": self.checkpoint}
         shutil.rmtree(self.folder / "outputs", ignore_errors=True)
+        for stale in self.folder.glob("*_result.pkl"):
+            stale.unlink()  # numbers of jobs come again, after a reset of the cluster or, of processes, in a container
         (self.folder / "outputs").mkdir()
         paths = {name: Path(path).absolute() if path else None for name, path in paths.items()}
         samples = [Path(folder).absolute() for folder in self.arguments["samples"]]

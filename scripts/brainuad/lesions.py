@@ -16,7 +16,7 @@ __all__ = ["FOUND_SHARE", "SIZES", "LesionCounts", "count_lesions", "froc", "lab
 FOUND_SHARE = 0.1
 SIZES = {"small": (0, 10), "medium": (10, 20), "large": (20, np.inf)}  # equivalent diameter in mm
 FALSE_ALARMS = (0.25, 0.5, 1.0, 2.0, 4.0)  # per image, at which the FROC curve is read
-LEVELS = 24  # thresholds at which false alarms are counted
+LEVELS = 40  # thresholds at which false alarms are counted
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def froc(found: np.ndarray, lesions: np.ndarray, alarms: np.ndarray) -> np.ndarr
 
 
 def levels(negatives: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """Thresholds at which false alarms are counted: above them lies from one normal pixel in 100,000 to one in 10.
+    """Thresholds of the FROC curve: above them no normal pixel, then one in 100,000, and so on to one in 10.
 
     Args:
         negatives: normal pixels of all subjects in bins of falling scores, (bins,).
@@ -111,4 +111,6 @@ def levels(negatives: np.ndarray, lower: np.ndarray) -> np.ndarray:
     """
     rate = np.cumsum(negatives) / max(negatives.sum(), 1)
     places = np.searchsorted(rate, np.geomspace(1e-5, 0.1, LEVELS)).clip(max=len(lower) - 1)
-    return lower[np.unique(places)]
+    free = np.flatnonzero(rate == 0)[-1:]  # the lowest threshold that no normal pixel exceeds
+    # A bin is marked whole, with the smallest score it may hold.
+    return np.nextafter(lower[np.unique(np.concatenate([free, places]))], np.float32(-np.inf))

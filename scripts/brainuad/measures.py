@@ -78,6 +78,12 @@ def holds_nan(cohort: Cohort, name: str) -> bool:
     return any(np.isnan(image).any() for image in cohort.images(name))
 
 
+def is_constant(cohort: Cohort, name: str) -> bool:
+    """Whether a map has the same score everywhere, in all images."""
+    bounds = np.array([(image.min(), image.max()) for image in cohort.images(name)])
+    return bool(bounds[:, 0].min() == bounds[:, 1].max())
+
+
 def why(counts: Counts) -> str:
     """Why nothing can be said of a region's pixels; empty if something can."""
     if counts.positives.sum() + counts.negatives.sum() == 0:
@@ -207,7 +213,7 @@ def false_positive_numbers(
     cohort: Cohort, weights: np.ndarray, thresholds: dict[tuple[str, float], float], name: str = "map"
 ) -> list[Number]:
     """The share of each subject's normal pixels in the brain that a threshold from other healthy subjects lets pass."""
-    numbers, broken = [], holds_nan(cohort, name)
+    numbers, broken = [], NOT_A_NUMBER if holds_nan(cohort, name) else CONSTANT if is_constant(cohort, name) else ""
     for rate in RATES:
         threshold, counts = thresholds["brain", rate], np.zeros((2, len(cohort.subjects)))
         for subject, scores, lesion in cohort.pixels("brain", name):
@@ -218,7 +224,7 @@ def false_positive_numbers(
         keys = {"metric": f"false_positive_rate_{rate:.0%}"[:-1], "region": "brain", "pooling": "subjects", "map": name}
         reason = "no subject has a normal pixel"
         if broken or np.isnan(threshold):
-            shares, reason = np.full(len(shares), np.nan), NOT_A_NUMBER if broken else NO_THRESHOLD
+            shares, reason = np.full(len(shares), np.nan), broken or NO_THRESHOLD
         numbers.append(mean_number(shares, np.arange(len(shares)), weights, reason, **keys))
     return numbers
 
@@ -265,7 +271,7 @@ def image_numbers(cohort: Cohort, healthy: Cohort | None, weights: np.ndarray, n
         weights: draws of the subjects.
         name: the map.
     """
-    truth = [bool((lesion & brain).any()) for brain, lesion in cohort.masks()]
+    truth = [bool(lesion.any()) for _, lesion in cohort.masks()]
     owner, values = list(cohort.owner), list(brain_means(cohort, name))
     if healthy is not None:
         number = {subject: index for index, subject in enumerate(cohort.subjects)}

@@ -22,7 +22,7 @@ from brainuad.thresholds import read_thresholds
 __all__ = ["COLUMNS", "auroc", "average_precision", "metrics"]
 
 KEYS = ("dataset", "model", "seed", "metric", "region", "pooling", "map")
-COLUMNS = (*KEYS, "value", "low", "high", "n", "prevalence", "reason")
+COLUMNS = (*KEYS, "value", "low", "high", "n", "subjects", "prevalence", "reason")
 SUBJECT_COLUMNS = ("subject", "group", "age", "sex", "site")
 
 
@@ -47,9 +47,9 @@ def metrics(
         score: its score folder.
         samples: folder of the sample set that was scored.
         thresholds: the model's table of thresholds.
-        table: TSV to write, with the columns of ``COLUMNS``: ``n`` counts what ``pooling`` names, ``prevalence`` is the
-            share of abnormal pixels in the region, ``low`` and ``high`` bound the interval; what is undefined is empty
-            (NaN) and has a ``reason``.
+        table: TSV to write, with the columns of ``COLUMNS``: ``n`` counts what ``pooling`` names, ``subjects`` those
+            drawn from, ``prevalence`` is the share of abnormal pixels in the region, ``low`` and ``high`` bound the
+            interval; what is undefined is empty (NaN) and has a ``reason``.
         subjects: TSV to write: a row a subject, its group, age, sex and site, and its own value of each number that has
             one, in columns ``metric/region/pooling``.
         curves: TSV to write: points of the ROC and precision-recall curves.
@@ -86,7 +86,8 @@ def metrics(
     numbers += lesion_outside_brain(cohort)
     for path in (table, subjects, curves, replicates):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    frame = long_table(numbers, {"dataset": dataset, "model": model, "seed": seed})
+    keys = {"dataset": dataset, "model": model, "seed": seed, "subjects": len(cohort.subjects)}
+    frame = long_table(numbers, keys)
     frame.to_csv(table, sep="\t", index=False)
     subject_table(cohort, numbers).to_csv(subjects, sep="\t", index=False)
     points.to_csv(curves, sep="\t", index=False)
@@ -98,7 +99,8 @@ def long_table(numbers: list[Number], keys: dict) -> pd.DataFrame:
     """One row a number, with the bounds of its interval."""
     rows = []
     for number in numbers:
-        low, high = (np.nan, np.nan) if number.replicates is None else interval(number.replicates)
+        drawn = np.empty(0) if number.replicates is None else number.replicates
+        low, high = interval(number.value, drawn, keys["subjects"])
         names = ("metric", "region", "pooling", "map", "value", "n", "prevalence", "reason")
         rows.append({**keys, **{name: getattr(number, name) for name in names}, "low": low, "high": high})
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -186,9 +186,9 @@ def bands(age: pd.Series | None) -> pd.Series | None:
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of a mean; NaN for a single value."""
+    """95 % bootstrap interval of a mean; NaN for a single value."""
     weights = draws("report", len(values), RESAMPLES)
-    return interval(weights @ values / len(values)) if len(values) > 1 else (np.nan, np.nan)
+    return interval(values.mean(), weights @ values / len(values), len(values))
 
 
 def rate_table(study: Study, rows: pd.DataFrame) -> Table:

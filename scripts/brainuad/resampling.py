@@ -7,6 +7,7 @@ draws, so that the difference of two has an interval too.
 import hashlib
 
 import numpy as np
+from scipy.special import ndtr, ndtri, stdtrit
 
 __all__ = ["draws", "holm", "interval", "mean_ranks", "sign_flip"]
 
@@ -29,15 +30,29 @@ def draws(name: str, subjects: int, resamples: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), size=resamples)
 
 
-def interval(replicates: np.ndarray) -> tuple[float, float]:
-    """Bounds of the 95 % percentile interval (Efron, 1979) of one number's resamples.
+def interval(value: float, replicates: np.ndarray, subjects: int) -> tuple[float, float]:
+    """Bounds of the 95 % interval of one number: the bias-corrected percentiles of its resamples (Efron, 1981).
 
-    Both are NaN if fewer than nine tenths of the resamples are defined, or if all subjects are one.
+    Half of the resamples lie below a number without bias; the percentiles are shifted by what this one departs from it.
+    They are taken further out for few subjects, as Student's quantiles are (the expanded percentile interval of
+    Hesterberg, 2015): plain percentiles are too narrow then.
+
+    Args:
+        value: the number.
+        replicates: its values over the draws.
+        subjects: how many were drawn from.
+
+    Returns:
+        Both NaN if the number is undefined, if fewer than nine tenths of the resamples are defined, or if there is one
+        subject only.
     """
     known = replicates[~np.isnan(replicates)]
-    if known.size == 0 or known.size < FEWEST_DEFINED * replicates.size:
+    if subjects < 2 or np.isnan(value) or known.size == 0 or known.size < FEWEST_DEFINED * replicates.size:
         return np.nan, np.nan
-    low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    below = (np.sum(known < value) + np.sum(known == value) / 2) / known.size
+    bias = ndtri(np.clip(below, 0.5 / known.size, 1 - 0.5 / known.size))
+    reach = np.sqrt(subjects / (subjects - 1)) * stdtrit(subjects - 1, (1 + CONFIDENCE) / 2)
+    low, high = np.quantile(known, ndtr([2 * bias - reach, 2 * bias + reach]))
     return float(low), float(high)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,6 +14,8 @@ from brainuad.figures import save
 from brainuad.response import CELL, RATE, SHARE
 
 __all__ = ["response_surface", "surface_figure"]
+
+rcParams["text.parse_math"] = False  # a label may hold a dollar
 
 WIDTH, HEIGHT = 0.3, 0.19  # of a cell, in inches
 COLOURS = "viridis"

@@ -45,9 +45,10 @@ class Results:
         records = {}
         for key, places in self.places.items():
             part = self.rows.loc[places]
-            low, high = interval(self.replicates[places].mean(axis=0))
+            value = part["value"].mean(skipna=False)
+            low, high = interval(value, self.replicates[places].mean(axis=0), part["subjects"].iloc[0])
             records[key] = {
-                "value": part["value"].mean(skipna=False),
+                "value": value,
                 "sd": part["value"].std(),
                 "seeds": len(places),
                 "low": low,
@@ -64,9 +65,11 @@ class Results:
         first, second = (self.places.get((name, *key), []) for name in (model, other))
         if not (first and second):
             return np.nan, np.nan, np.nan
-        values = (self.rows.loc[places, "value"].mean(skipna=False) for places in (first, second))
-        replicates = (self.replicates[places].mean(axis=0) for places in (first, second))
-        return float(next(values) - next(values)), *interval(next(replicates) - next(replicates))
+        if key[3] == "subjects" and self.rows.loc[[*first, *second], "n"].nunique() > 1:
+            return np.nan, np.nan, np.nan  # of other subjects: one of the maps is constant in some of them
+        one, two = (self.rows.loc[places, "value"].mean(skipna=False) for places in (first, second))
+        drawn = self.replicates[first].mean(axis=0) - self.replicates[second].mean(axis=0)
+        return float(one - two), *interval(one - two, drawn, self.rows.loc[first[0], "subjects"])
 
     def strongest(self, models: Sequence[str], key: Sequence[str]) -> str | None:
         """The model with the best value of a number; None where none has one."""

@@ -105,7 +105,7 @@ def ranked(key: tuple[str, ...], values: pd.DataFrame, resamples: int) -> list[d
     named = dict(zip(KEY, key, strict=True)) | {"n": len(known)}
     rows = []
     for model, mean, each in zip(known.columns, means, drawn.T, strict=True):
-        low, high = interval(each)
+        low, high = interval(mean, each, len(known))
         rows.append({**named, "model": model, "rank": mean, "low": low, "high": high})
     return rows
 
@@ -118,7 +118,10 @@ def rank_figure(ranks: pd.DataFrame, path: Path, settings: dict) -> None:
         path: PNG to write.
         settings: see :func:`significance`.
     """
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
+
+    rcParams["text.parse_math"] = False  # a label may hold a dollar
 
     panels = list(ranks.groupby(list(KEY), sort=False))
     columns = max(min(len(panels), 3), 1)
