@@ -67,9 +67,10 @@ def dataset_chunks(wildcards):
 
 
 def scan_list(dataset):
-    """The file that lists a dataset's scans, if there is one: its manifest, or what its pattern was found to match."""
+    """The file that lists a dataset's scans, if there is one: its manifest, or what was found of it on disk."""
     entry = config["datasets"][dataset]
-    return [entry["manifest"]] if entry["manifest"] else [str(listing(dataset))] if entry["pattern"] else []
+    found = entry["bids"] or entry["pattern"]
+    return [entry["manifest"]] if entry["manifest"] else [str(listing(dataset))] if found else []
 
 
 def dataset_manifest(wildcards):

@@ -23,7 +23,15 @@ def write(folder, text):
 
 
 def entry(**source):
-    return {"manifest": None, "pattern": None, "phantom": None, "from": None, "split": FRACTIONS, **source}
+    return {
+        "manifest": None,
+        "bids": None,
+        "pattern": None,
+        "phantom": None,
+        "from": None,
+        "split": FRACTIONS,
+        **source,
+    }
 
 
 def test_paths_are_resolved_against_the_manifest(tmp_path):

@@ -1,5 +1,6 @@
 import os
 import random
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,8 @@ import yaml
 
 from brainuad.configuration import check
 from brainuad.manifest import COLUMNS, ManifestError, listing, read_datasets, read_scans
-from brainuad.sources import find, find_scans, summaries
+from brainuad.patterns import find
+from brainuad.sources import find_scans, summaries
 from conftest import ROOT
 
 SCHEMA = ROOT / "config/schema/config.schema.yaml"
@@ -24,6 +26,8 @@ def tree(folder, *names):
 
 def scan(folder, monkeypatch, **entry):
     """The scans and the summary of a dataset whose patterns start at a folder."""
+    if "bids" in entry:
+        entry["bids"] = {**entry["bids"], "root": str(folder / entry["bids"]["root"])}
     for key in ("pattern", "lesion"):
         if key in entry:
             given = [entry[key]] if isinstance(entry[key], str) else entry[key]
@@ -143,13 +147,14 @@ MISTAKES = [
     (["c/--/t1.nii"], {}, "the subject '--'"),
     ([], {}, "c does not exist"),
     (["c/readme"], {}, "has such a name"),
-    (["c/01/t2.nii"], {}, "it meets 1 subject or session as far as folders go, but no file such as"),
+    (["c/01/t2.nii"], {}, "1 subjects or sessions have a folder, but none a file such as"),
     (["c/01/t1.nii"], {"lesion": "c/{subject}/m.nii"}, "`datasets.cohort.lesion` matches no file"),
     (["c/01/t1.nii"], {"lesion": "c/{subject}/t*.nii"}, "is matched both as a scan and as a lesion mask"),
     (["c/01/t1.nii", "c/02/m.nii"], {"lesion": "c/{subject}/m.nii"}, "no mask belongs to a scan"),
     (["c/01/t1.nii", "c/01/m.nii", "c/01/n.nii"], {"lesion": "c/{subject}/[mn].nii"}, "matches no file"),
     (["c/01/t1.nii", "c/01/m1.nii", "c/01/m2.nii"], {"lesion": "c/{subject}/m*.nii"}, "two masks of one scan"),
     (["c/01/t1.nii"], {"participants": "none.tsv"}, "The table of participants {}/none.tsv does not exist"),
+    (["c/01/t1.nii"], {"participants": "c"}, "The table of participants {}/c cannot be read (Is a directory)"),
     (["c/01/t1.nii"], {"participants": "p.tsv", "columns": {"age": "Aeg"}}, "no column 'Aeg'; did you mean `Age`?"),
     (["c/02/t1.nii"], {"participants": "p.tsv"}, "none of the 1 subjects is in"),
 ]
@@ -163,6 +168,15 @@ def test_what_is_ambiguous_or_missing_is_said(tmp_path, monkeypatch, names, more
         scan(tmp_path, monkeypatch, pattern="c/{subject}/t1.nii", **more)
     assert says.format(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_one_number_at_two_sites_is_refused(tmp_path, monkeypatch):
+    tree(tmp_path, "c/A/01/1.nii", "c/B/01/1.nii")
+    with pytest.raises(ManifestError, match=r"of the same subject and session, but of site 'A' and 'B'"):
+        scan(tmp_path, monkeypatch, pattern="c/{site}/{subject}/{session}.nii")
+    (tmp_path / "c/B/01/1.nii").rename(tmp_path / "c/B/01/2.nii")
+    table, _ = scan(tmp_path, monkeypatch, pattern="c/{site}/{subject}/{session}.nii")
+    assert list(table["site"]) == ["A", "B"], "one person may travel"
 
 
 def test_numbers_that_two_subjects_share_join_nothing(tmp_path, monkeypatch):
@@ -192,7 +206,7 @@ def test_an_order_of_creation_changes_nothing(tmp_path, monkeypatch):
 def test_jobs_read_the_list_and_never_search(tmp_path, monkeypatch):
     tree(tmp_path, "c/01.nii", "c/02.nii")
     table, _ = scan(tmp_path, monkeypatch, pattern="c/{subject}.nii")
-    entry = {"manifest": None, "phantom": None, "pattern": "no/such/{subject}"}
+    entry = {"manifest": None, "phantom": None, "bids": None, "pattern": "no/such/{subject}"}
     (tmp_path / "c/02.nii").unlink()
     pd.testing.assert_frame_equal(read_scans("cohort", entry), table)
     before = listing("cohort").stat().st_mtime_ns
@@ -209,7 +223,7 @@ def test_jobs_read_the_list_and_never_search(tmp_path, monkeypatch):
 def test_every_dataset_with_scans_has_its_line(tmp_path):
     tree(tmp_path, "a.nii")
     (tmp_path / "m.csv").write_text("subject,t1w\n01,a.nii\n02,b.nii\n")
-    source = {"manifest": None, "phantom": None, "pattern": None, "from": None}
+    source = {"manifest": None, "phantom": None, "bids": None, "pattern": None, "from": None}
     datasets = {"one": {**source, "manifest": str(tmp_path / "m.csv")}, "two": {**source, "phantom": {"subjects": 1}}}
     one, two = summaries(read_datasets(datasets), datasets, {})
     assert one.text.startswith(f"one: found 2 scans of 2 subjects in {tmp_path}/m.csv, used 1; left out 1 (files that")
@@ -217,3 +231,114 @@ def test_every_dataset_with_scans_has_its_line(tmp_path):
     assert not one.complete
     assert two.text == "two: 1 simulated scan of 1 subject."
     assert two.complete
+
+
+def bids_tree(folder, *names):
+    """Make a BIDS dataset: images of the names, each with its sidecar."""
+    for name in names:
+        subject, *rest = name.split("_")
+        session = [rest[0]] if rest[0].startswith("ses-") else []
+        tree(folder, "/".join([subject, *session, "anat", f"{name}.nii.gz"]))
+        tree(folder, "/".join([subject, *session, "anat", f"{name}.json"]))
+    (folder / "dataset_description.json").write_text('{"Name": "study", "BIDSVersion": "1.8.0"}')
+
+
+def test_a_bids_dataset_is_read_as_the_example_says(tmp_path, monkeypatch):
+    root = tmp_path / "study"
+    bids_tree(root, "sub-01_T1w", "sub-02_run-10_T1w", "sub-02_run-02_T1w", "sub-03_T2w")
+    tree(root, "sub-02/anat/._sub-02_run-01_T1w.nii.gz", "code/sub-04_T1w.nii.gz", "sub-02/func/sub-02_bold.nii.gz")
+    tree(root, "sourcedata/sub-04/anat/sub-04_T1w.nii.gz", "derivatives/x/sub-04/anat/sub-04_T1w.nii.gz")
+    tree(root, "sub-01/anat/sub-05_T1w.nii.gz")
+    (root / "sub-06/anat").mkdir(parents=True)
+    os.symlink("../../.git/annex/nowhere", root / "sub-06/anat/sub-06_T1w.nii.gz")
+    (root / ".ancpbids-dataset.pickle").write_bytes(b"must not be opened")
+    (root / "participants.tsv").write_text("participant_id\tage\tsex\nsub-01\t33\tF\nsub-02\tn/a\tM\n")
+    table, text = scan(tmp_path, monkeypatch, **example("my_study", tmp_path))
+    assert list(table["scan"]) == ["sub-01", "sub-02"]
+    assert table["t1w"][1] == str(root / "sub-02/anat/sub-02_run-02_T1w.nii.gz")
+    assert list(table["age"]) == ["33", ""]
+    assert list(table["sex"]) == ["F", "M"]
+    assert "found 5 scans in its BIDS dataset, used 2 of 2 subjects" in text
+    assert "left out 1 (names that do not say what their folders say; the first is" in text
+    assert "left out 1 (links to files that were not fetched; the first is" in text
+    assert "left out 1 (further files of a session that has one; the first is" in text
+    assert f"left out 2 (subjects or sessions without such a file; the first is {root}/sub-03)" in text
+
+
+def test_sessions_and_entities_of_a_bids_dataset_are_chosen_as_the_example_says(tmp_path, monkeypatch):
+    root = tmp_path / "clinic_bids"
+    for session in ("baseline", "later"):
+        bids_tree(root, *(f"sub-A_ses-{session}_acq-{name}_T1w" for name in ("mprage", "spgr", "mprage_rec-norm")))
+    bids_tree(root, "sub-B_ses-baseline_acq-mprage_T1w", "sub-C_ses-later_acq-mprage_T1w", "sub-D_ses-baseline_T1w")
+    tree(root, "derivatives/lesions/sub-B/ses-baseline/anat/sub-B_ses-baseline_label-lesion_mask.nii.gz")
+    (root / "participants.tsv").write_text("participant_id\tdiagnosis\nsub-A\tcontrol\nsub-B\tstroke\n")
+    table, text = scan(tmp_path, monkeypatch, **example("my_baseline", tmp_path))
+    assert list(table["scan"]) == ["sub-A_ses-baseline", "sub-B_ses-baseline"]
+    assert table["t1w"][0].endswith("sub-A_ses-baseline_acq-mprage_T1w.nii.gz")
+    assert list(table["group"]) == ["control", "stroke"]
+    assert [bool(path) for path in table["lesion"]] == [False, True]
+    assert "left out 7 (sessions, runs or entities that are not asked for; the first is" in text
+    assert f"left out 1 (subjects or sessions without such a file; the first is {root}/sub-D/ses-baseline)" in text
+
+
+def test_runs_are_chosen_by_number_and_a_derivative_is_a_dataset(tmp_path, monkeypatch):
+    root = tmp_path / "d/derivatives/prep"
+    bids_tree(root, *(f"sub-01_run-{run}_desc-{name}_T1w" for run in ("1", "02", "3") for name in ("raw", "preproc")))
+    settings = {"root": "d/derivatives/prep", "runs": [3, 2], "entities": {"desc": "preproc"}}
+    table, _ = scan(tmp_path, monkeypatch, bids=settings)
+    assert [Path(path).name for path in table["t1w"]] == ["sub-01_run-02_desc-preproc_T1w.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"root": "none"}, "none does not exist"),
+        ({"root": "d", "suffix": "FLAIR"}, "d has no FLAIR image as asked for (none at all)"),
+        ({"root": "d", "sessions": ["2"]}, "1 sessions, runs or entities that are not asked for, such as"),
+        ({"root": "broken"}, "dataset_description.json is no description of a BIDS dataset"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_bids_dataset_without_what_is_asked_for_is_refused(tmp_path, monkeypatch, settings, says):
+    bids_tree(tmp_path / "d", "sub-01_ses-1_T1w")
+    bids_tree(tmp_path / "broken", "sub-01_T1w")
+    (tmp_path / "broken/dataset_description.json").write_text("{")
+    with pytest.raises(ManifestError, match=r"^`datasets\.cohort\.bids`") as error:
+        scan(tmp_path, monkeypatch, bids=settings)
+    assert says in str(error.value)
+
+
+def test_a_folder_that_may_not_be_read_stops_the_search(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(ManifestError, match="may not be read"):
+        find(str(tmp_path / "{subject}/t1.nii"))
+
+
+def test_an_environment_that_is_too_old_for_bids_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ancpbids", None)
+    with pytest.raises(ManifestError, match="run `make install` again"):
+        scan(tmp_path, monkeypatch, bids={"root": "d"})
+
+
+def test_every_example_of_a_source_is_a_valid_study():
+    examples = {name: entry for name, entry in readme_examples().items() if "from" not in entry}
+    assert {"hcp", "ixi", "oasis3", "my_cohort", "my_patients", "my_study", "my_baseline"} <= set(examples)
+    study = {"datasets": examples, "models": {"mean": {"class": "floors.VoxelMean"}}}
+    name = next(iter(examples))
+    examples[name]["split"] = {"train": 0.5, "validation": 0.0, "test": 0.5}
+    check({**study, "training": {"datasets": [name]}}, SCHEMA)
+
+
+def test_the_example_of_a_pattern_with_masks_is_read(tmp_path, monkeypatch):
+    tree(tmp_path, "clinic/p1/1/t1.nii.gz", "clinic/p1/1/lesion.nii.gz", "clinic/p2/1/t1.nii.gz")
+    (tmp_path / "clinic/participants.tsv").write_text("patient\tdiagnosis\tage\np1\tstroke\t70\np2\tcontrol\t60\n")
+    table, text = scan(tmp_path, monkeypatch, **example("my_patients", tmp_path))
+    assert table[["scan", "group", "age"]].to_numpy().tolist() == [
+        ["sub-p1_ses-1", "stroke", "70"],
+        ["sub-p2_ses-1", "control", "60"],
+    ]
+    assert [bool(path) for path in table["lesion"]] == [True, False]
+    assert "left out" not in text

@@ -17,7 +17,7 @@ import yaml
 
 __all__ = ["ConfigurationError", "check", "choose_launcher", "is_floor", "model_classes", "model_digest", "nearest"]
 
-SOURCES = ("manifest", "pattern", "phantom", "from")
+SOURCES = ("manifest", "bids", "pattern", "phantom", "from")
 PLACEHOLDERS = ("subject", "session", "group", "age", "sex", "site", "family")  # of a pattern
 SMALLEST_SLICE = 32  # AlexNet's pooling leaves nothing of a smaller image
 MODELS = Path(__file__).parent / "models"
@@ -166,12 +166,11 @@ def check_datasets(config: dict) -> None:
 
 
 def check_pattern(key: str, entry: dict) -> None:
-    """Patterns are well-formed; what belongs to a pattern stands beside one."""
-    described = any(entry["columns"].values())
+    """Patterns are well-formed; what belongs to scans found on disk stands beside a pattern or a BIDS root."""
     for name in ("lesion", "participants"):
-        if entry[name] is not None and entry["pattern"] is None:
-            raise ConfigurationError(f"`{key}.{name}` goes with `pattern` only; a manifest has columns for it.")
-    if described and entry["participants"] is None:
+        if entry[name] is not None and entry["pattern"] is None and entry["bids"] is None:
+            raise ConfigurationError(f"`{key}.{name}` goes with `pattern` or `bids`; a manifest has columns for it.")
+    if any(entry["columns"].values()) and entry["participants"] is None and entry["bids"] is None:
         raise ConfigurationError(f"`{key}.columns` says what the columns of `participants` mean, which is not given.")
     sessions = {}
     for name in ("pattern", "lesion"):
@@ -179,7 +178,7 @@ def check_pattern(key: str, entry: dict) -> None:
         for pattern in patterns:
             check_placeholders(f"{key}.{name}", pattern)
         sessions[name] = any("{session}" in pattern for pattern in patterns)
-    if entry["lesion"] is not None and sessions["pattern"] != sessions["lesion"]:
+    if entry["lesion"] is not None and entry["pattern"] is not None and sessions["pattern"] != sessions["lesion"]:
         raise ConfigurationError(f"`{key}`: `pattern` and `lesion` must both have {{session}}, or neither.")
 
 

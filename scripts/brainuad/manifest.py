@@ -42,9 +42,9 @@ class ManifestError(ValueError):
 
 
 def read_scans(dataset: str, entry: dict) -> pd.DataFrame:
-    """Read the scans of a dataset that has scans of its own (``manifest``, ``pattern`` or ``phantom``).
+    """Read the scans of a dataset that has scans of its own (``manifest``, ``bids``, ``pattern`` or ``phantom``).
 
-    The disk is not searched: what a pattern matches is read from the list that ``sources`` wrote of it.
+    The disk is not searched: what was found by BIDS or a pattern is read from the list that ``sources`` wrote of it.
 
     Args:
         dataset: its name in the configuration.
@@ -59,13 +59,13 @@ def read_scans(dataset: str, entry: dict) -> pd.DataFrame:
     """
     if entry["phantom"] is not None:
         return phantom_scans(dataset, entry["phantom"]["subjects"])
-    if entry["pattern"] is not None:
+    if entry["manifest"] is None:
         return read_listing(dataset)
     return read_manifest(Path(entry["manifest"]))
 
 
 def listing(dataset: str) -> Path:
-    """Where, in the study's folder, the scans that a pattern matches are listed."""
+    """Where, in the study's folder, the scans that were found are listed."""
     return Path(f"results/sources/{dataset}.tsv")
 
 
@@ -128,6 +128,8 @@ def read_table(path: Path, kind: str = "manifest") -> pd.DataFrame:
         )
     except FileNotFoundError:
         raise ManifestError(f"The {kind} {path} does not exist.") from None
+    except OSError as error:
+        raise ManifestError(f"The {kind} {path} cannot be read ({error.strerror}).") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         separated = "comma" if is_csv(path) else "tab"
         raise ManifestError(f"{path} is not a {separated}-separated table ({error}).") from None

@@ -1,37 +1,22 @@
-"""Scans found on disk by a path pattern: searched once, by Snakemake's main process, and listed for all jobs.
+"""The scans of datasets that are found on disk: searched once, by Snakemake's main process, and listed for all jobs.
 
-A pattern is a path with ``{subject}`` and, if it has them, ``{session}``, ``{site}`` and so on; ``*`` is any text. Both
-stand for a part of one file's or folder's name and never cross a ``/``. ``configuration`` has checked the pattern.
+What of several files of one session counts, lesion masks, and what is known of the subjects.
 """
 
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from brainuad import bids
 from brainuad.configuration import PLACEHOLDERS, nearest
 from brainuad.manifest import COLUMNS, ManifestError, check_families, exists, listing, read_table, scan_names
+from brainuad.patterns import Match, clean, find, why_nothing
 
-__all__ = ["Match", "Summary", "clean", "find", "find_scans", "summaries"]
+__all__ = ["Summary", "find_scans", "summaries"]
 
-TOKEN = re.compile(r"\{(\w+)\}|\*")
 DESCRIBING = PLACEHOLDERS[2:]  # all but subject and session
-PREFIXES = {"subject": "sub-", "session": "ses-"}
-
-
-class Match(NamedTuple):
-    """A file, or a folder without the file that should lie in it, with the labels in its path as they are written."""
-
-    path: str
-    labels: dict[str, str]
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Subject and session, cleaned."""
-        return clean("subject", self.labels.get("subject", "")), clean("session", self.labels.get("session", ""))
 
 
 class Summary(NamedTuple):
@@ -41,13 +26,8 @@ class Summary(NamedTuple):
     complete: bool
 
 
-def clean(name: str, label: str) -> str:
-    """Reduce a subject or session to what may name a folder: without ``sub-`` or ``ses-``, letters and digits only."""
-    return re.sub(r"[^A-Za-z0-9]", "", label.removeprefix(PREFIXES[name]))
-
-
 def find_scans(datasets: dict[str, dict]) -> dict[str, Summary]:
-    """Search the disk for the scans of all datasets with a pattern, and list them in ``results/sources/``.
+    """Search the disk for the scans of all datasets with a pattern or BIDS, and list them in ``results/sources/``.
 
     A list is written only if it differs from the one that is there, as what follows is made anew when it changes.
 
@@ -59,8 +39,8 @@ def find_scans(datasets: dict[str, dict]) -> dict[str, Summary]:
     """
     found = {}
     for name, entry in datasets.items():
-        if entry["pattern"] is not None:
-            table, found[name] = scan_pattern(name, entry)
+        if entry["pattern"] is not None or entry["bids"] is not None:
+            table, found[name] = scan(name, entry)
             write(table, listing(name))
     return found
 
@@ -76,36 +56,51 @@ def write(table: pd.DataFrame, path: Path) -> None:
     part.replace(path)
 
 
-def scan_pattern(dataset: str, entry: dict) -> tuple[pd.DataFrame, Summary]:
-    """The scans that a dataset's pattern matches, as a table with the columns of ``COLUMNS``, and a summary."""
-    matches, without = find(entry["pattern"])
-    key = f"`datasets.{dataset}.pattern`"
-    if not matches:
-        raise ManifestError(f"{key} matches no file: {why_nothing(without)}.")
+def scan(dataset: str, entry: dict) -> tuple[pd.DataFrame, Summary]:
+    """The scans that are found of a dataset, as a table with the columns of ``COLUMNS``, and a summary."""
+    source = "pattern" if entry["pattern"] is not None else "bids"
+    key = f"`datasets.{dataset}.{source}`"
+    if source == "pattern":
+        matches, without, others = *find(entry["pattern"]), {}
+        if not matches:
+            raise ManifestError(f"{key} matches no file: {why_nothing(without)}.")
+    else:
+        matches, without, others = bids.find(key, entry["bids"])
     check_labels(key, matches)
-    matches.sort(key=lambda match: match.key)  # stable: of one session, the first pattern and name stays first
+    check_persons(key, matches)
+    matches.sort(key=lambda match: match.key)  # stable: of one session, the first stays first
     used: dict[tuple[str, str], Match] = {}
     for match in matches:
         used.setdefault(match.key, match)
-    table = pd.DataFrame([{**match.labels, "t1w": match.path} for match in used.values()])
-    table["subject"], table["session"] = zip(*used, strict=True)
-    table = table.fillna("").reindex(columns=list(COLUMNS), fill_value="")
-    table["scan"] = scan_names(table)
+    table = table_of(used)
+    notes = [left_out(paths, reason) for reason, paths in others.items()]
     further = [match.path for match in matches if used[match.key] is not match]
-    notes = [left_out(further, "further files of a session that has one")] if further else []
+    notes += [left_out(further, "further files of a session that has one")] if further else []
     complete = {*used, *((subject, "") for subject, _ in used)}  # a folder that ends at the subject has no session
     alone = {match.key: match.path for match in without if match.labels and match.key not in complete}
     notes += [left_out(list(alone.values()), "subjects or sessions without such a file")] if alone else []
     if entry["lesion"] is not None:
         notes += add_lesions(dataset, entry, table)
-    if entry["participants"] is not None:
-        notes += add_participants(dataset, entry, table)
+    participants = entry["participants"] or (bids.participants(entry["bids"]) if source == "bids" else None)
+    if participants is not None:
+        notes += add_participants(dataset, entry["columns"], participants, table)
     check_families(key, table)
+    where = {"pattern": "by its pattern", "bids": "in its BIDS dataset"}[source]
     text = (
-        f"{dataset}: found {count(len(matches), 'scan')} by its pattern, used {len(table)} of "
-        f"{count(table['subject'].nunique(), 'subject')} (the first is {table['scan'][0]}, {table['t1w'][0]})"
+        f"{dataset}: found {count(len(matches) + sum(map(len, others.values())), 'scan')} {where}, used "
+        f"{len(table)} of {count(table['subject'].nunique(), 'subject')} (the first is {table['scan'][0]}, "
+        f"{table['t1w'][0]})"
     )
     return table, Summary("; ".join([text, *notes]) + ".", not notes)
+
+
+def table_of(used: dict[tuple[str, str], Match]) -> pd.DataFrame:
+    """The table of scans by subject and session, with what their paths say about them."""
+    table = pd.DataFrame([{**match.labels, "t1w": match.path} for match in used.values()])
+    table["subject"], table["session"] = zip(*used, strict=True)
+    table = table.fillna("").reindex(columns=list(COLUMNS), fill_value="")
+    table["scan"] = scan_names(table)
+    return table
 
 
 def count(number: int, noun: str) -> str:
@@ -116,99 +111,6 @@ def count(number: int, noun: str) -> str:
 def left_out(paths: list[str], reason: str) -> str:
     """Say how many were left out and why."""
     return f"left out {len(paths)} ({reason}; the first is {paths[0]})"
-
-
-def find(patterns: str | list[str]) -> tuple[list[Match], list[Match]]:
-    """Search the disk for the files that match a pattern, or the first of several that does.
-
-    Returns:
-        The files, in the order of the patterns and of their names, each once; and the folders that match as far as they
-        go, but lack what should follow.
-    """
-    files: dict[str, Match] = {}
-    without: list[Match] = []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        full = os.path.expanduser(pattern)
-        segments = [segment for segment in full.split("/") if segment not in ("", ".")]
-        for match in walk("/" if full.startswith("/") else "", segments, {}, without):
-            files.setdefault(match.path, match)
-    return list(files.values()), without
-
-
-def walk(folder: str, segments: list[str], labels: dict[str, str], without: list[Match]) -> Iterator[Match]:
-    """Yield the files below a folder that match; folders without any are added to ``without``."""
-    segment, rest = segments[0], segments[1:]
-    if all(token[1] in labels for token in TOKEN.finditer(segment)):
-        path = os.path.join(folder, TOKEN.sub(lambda token: labels[token[1]], segment))
-        if rest:
-            yield from walk(path, rest, labels, without)
-        elif os.path.isfile(path):
-            yield Match(path, labels)
-        else:
-            without.append(Match(path, labels))
-        return
-    expression, matched = expression_of(segment, labels), False
-    for entry in entries_of(folder):
-        match = expression.fullmatch(entry.name)
-        # Names with a leading point are hidden: macOS leaves such a companion beside each file that it copies.
-        hidden = entry.name.startswith(".") and not segment.startswith(".")
-        if match is None or hidden or not (entry.is_dir() if rest else entry.is_file()):
-            continue
-        matched, found = True, {**labels, **match.groupdict()}
-        if not entry.name.isprintable():
-            raise ManifestError(f"{entry.path!r} has a name with characters that cannot be printed: rename it.")
-        path = os.path.join(folder, entry.name)
-        if rest:
-            yield from walk(path, rest, found, without)
-        else:
-            yield Match(path, found)
-    if not matched:
-        without.append(Match(folder, labels))
-
-
-def entries_of(folder: str) -> list[os.DirEntry]:
-    """What lies in a folder, by name; nothing if there is no such folder.
-
-    Raises:
-        ManifestError: the folder may not be read, so that scans would be missed.
-    """
-    try:
-        with os.scandir(folder or ".") as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except PermissionError:
-        raise ManifestError(
-            f"The folder {folder} may not be read: ask for permission, or narrow the pattern."
-        ) from None
-
-
-def expression_of(segment: str, labels: dict[str, str]) -> re.Pattern:
-    """The regular expression of one part of a pattern; a label that is known must be met again."""
-    parts, position, seen = [], 0, set()
-    for token in TOKEN.finditer(segment):
-        name = token[1]
-        parts.append(re.escape(segment[position : token.start()]))
-        if name is None:
-            parts.append(".*")
-        elif name in labels:
-            parts.append(re.escape(labels[name]))
-        else:
-            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>.+?)")
-            seen.add(name)
-        position = token.end()
-    return re.compile("".join([*parts, re.escape(segment[position:])]), re.DOTALL)
-
-
-def why_nothing(without: list[Match]) -> str:
-    """Say how far a search came that found nothing."""
-    first = without[0]
-    if first.labels:
-        folders = count(len({match.key for match in without if match.labels}), "subject or session")
-        return f"it meets {folders} as far as folders go, but no file such as {first.path}"
-    if not os.path.exists(first.path or "."):
-        return f"{first.path} does not exist"
-    return f"nothing in {first.path or 'the folder of the study'} has such a name"
 
 
 def check_labels(key: str, matches: list[Match]) -> None:
@@ -229,6 +131,20 @@ def check_labels(key: str, matches: list[Match]) -> None:
                 raise ManifestError(
                     f"{key}: {other.path} and {match.path} have different labels, which both become "
                     f"{'_'.join(match.key[: len(names)])!r} as a {names[-1]} (letters and digits only): rename one."
+                )
+
+
+def check_persons(key: str, matches: list[Match]) -> None:
+    """Refuse files of one subject and session at two sites, say: a number that each site gives anew is no label."""
+    seen: dict[tuple[str, str], Match] = {}
+    for match in matches:
+        other = seen.setdefault(match.key, match)
+        for name in DESCRIBING:
+            mine, theirs = (one.labels.get(name) for one in (match, other))
+            if mine is not None and theirs is not None and mine != theirs:
+                raise ManifestError(
+                    f"{key}: {other.path} and {match.path} are of the same subject and session, but of {name} "
+                    f"{theirs!r} and {mine!r}: if they are two persons, their folders need labels of their own."
                 )
 
 
@@ -259,15 +175,15 @@ def add_lesions(dataset: str, entry: dict, table: pd.DataFrame) -> list[str]:
     return [left_out(lonely, "lesion masks without a scan")] if lonely else []
 
 
-def add_participants(dataset: str, entry: dict, table: pd.DataFrame) -> list[str]:
+def add_participants(dataset: str, chosen: dict, path: str, table: pd.DataFrame) -> list[str]:
     """Fill the columns that describe subjects from a table of participants; what a path says stands.
 
     Raises:
         ManifestError: a column that is named does not exist, or no subject is in the table.
     """
-    key, path = f"`datasets.{dataset}.participants`", entry["participants"]
+    key = f"`datasets.{dataset}.participants`"
     people = read_table(Path(path), "table of participants")
-    columns = participant_columns(dataset, entry["columns"], people)
+    columns = participant_columns(dataset, chosen, people)
     listed = people[columns.pop("subject")].map(lambda label: clean("subject", label))
     units, listed = join_keys(table["subject"], listed)
     if not units.isin(set(listed)).any():
@@ -339,7 +255,7 @@ def summaries(scans: dict[str, pd.DataFrame], datasets: dict[str, dict], found: 
     Args:
         scans: the scans by dataset.
         datasets: their entries.
-        found: what ``find_scans`` says of those with a pattern.
+        found: what ``find_scans`` says of those that it searched for.
     """
     said = []
     for name, table in scans.items():
