@@ -10,18 +10,21 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from brainuad.configuration import check, is_floor, model_digest
-from brainuad.manifest import check_splits, chunks, exists, missing_files, read_datasets
+from brainuad.manifest import check_splits, chunks, exists, listing, read_datasets
+from brainuad.sources import find_scans, summaries
 
 try:
     config.update(check(config, ROOT / "config/schema/config.schema.yaml"))
+    # The main process searches the disk and lists what it finds; jobs read the lists.
+    found = find_scans(config["datasets"]) if workflow.is_main_process else {}
     scans = read_datasets(config["datasets"])
     check_splits(scans, config["datasets"], config["training"]["datasets"], config["seed"])
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
 if workflow.is_main_process:
-    for line in missing_files(scans, config["datasets"]):
-        logger.warning(line)
+    for summary in summaries(scans, config["datasets"], found):
+        (logger.info if summary.complete else logger.warning)(summary.text)
 
 jobs = {dataset: chunks(table, config["preprocessing"]["scans_per_job"]) for dataset, table in scans.items()}
 synthetic_datasets = [dataset for dataset, entry in config["datasets"].items() if entry["from"]]
@@ -63,14 +66,21 @@ def dataset_chunks(wildcards):
     return collect(f"results/preprocess/{wildcards.dataset}/chunk-{{chunk}}.tsv", chunk=jobs[wildcards.dataset])
 
 
+def scan_list(dataset):
+    """The file that lists a dataset's scans, if there is one: its manifest, or what was found of it on disk."""
+    entry = config["datasets"][dataset]
+    found = entry["bids"] or entry["pattern"]
+    return [entry["manifest"]] if entry["manifest"] else [str(listing(dataset))] if found else []
+
+
 def dataset_manifest(wildcards):
-    """The manifest of a dataset, if it has one: groups, ages and sites are read from it."""
-    return [name for name in [config["datasets"][wildcards.dataset]["manifest"]] if name]
+    """The list of a dataset's scans: groups, ages and sites are read from it."""
+    return scan_list(wildcards.dataset)
 
 
 def manifests():
-    """The manifests of all datasets that have one."""
-    return [entry["manifest"] for entry in config["datasets"].values() if entry["manifest"]]
+    """The lists of the scans of all datasets that have one."""
+    return [path for dataset in config["datasets"] for path in scan_list(dataset)]
 
 
 def source_samples(wildcards):

@@ -6,11 +6,11 @@ from brainuad.manifest import (
     ManifestError,
     check_splits,
     chunks,
-    missing_files,
     read_datasets,
     read_manifest,
     read_scans,
     split_of,
+    splits,
 )
 
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
@@ -23,7 +23,15 @@ def write(folder, text):
 
 
 def entry(**source):
-    return {"manifest": None, "phantom": None, "from": None, "split": FRACTIONS, **source}
+    return {
+        "manifest": None,
+        "bids": None,
+        "pattern": None,
+        "phantom": None,
+        "from": None,
+        "split": FRACTIONS,
+        **source,
+    }
 
 
 def test_paths_are_resolved_against_the_manifest(tmp_path):
@@ -69,13 +77,39 @@ def test_all_missing_manifests_are_named_at_once():
     assert "make demo" in str(error.value)
 
 
-def test_scans_that_do_not_exist_are_counted(tmp_path):
-    (tmp_path / "a.nii.gz").touch()
-    entries = {"one": entry(manifest=write(tmp_path, "subject\tt1w\n01\ta.nii.gz\n02\tb.nii.gz\n"))}
-    entries["two"] = entry(phantom={"subjects": 3})
-    (sentence,) = missing_files(read_datasets(entries), entries)
-    assert sentence.startswith("one: 1 of 2 scans do not exist")
-    assert sentence.endswith("b.nii.gz.")
+def test_a_csv_is_read_as_spreadsheets_write_it(tmp_path):
+    path = tmp_path / "manifest.csv"
+    path.write_text("subject,t1w,age\n01,a.nii,33\n")
+    commas = read_manifest(path)
+    path.write_bytes("subject;t1w;age;\r\n01;a.nii;33;\r\n;;;\r\n".encode("utf-8-sig"))
+    assert read_manifest(path).equals(commas)
+    assert list(commas["t1w"]) == [str(tmp_path / "a.nii")]
+    path.write_text("subject,t1w\n01,a.nii\n,\n01,b.nii\n")
+    with pytest.raises(ManifestError, match="lines 2 and 4"):
+        read_manifest(path)
+    path.write_text("subject\tt1w\n01\ta.nii\n")
+    with pytest.raises(ManifestError, match="separated by a comma"):
+        read_manifest(path)
+    path.write_bytes("subject,t1w\n01,\xe9.nii\n".encode("latin-1"))
+    with pytest.raises(ManifestError, match="is not a comma-separated table"):
+        read_manifest(path)
+
+
+def test_a_family_is_kept_in_one_split(tmp_path):
+    rows = [f"{i:03d}\t{i}.nii\t{f'F{i // 4}' if i < 200 else ''}" for i in range(400)]
+    table = read_manifest(write(tmp_path, "\n".join(["subject\tt1w\tfamily", *rows])))
+    table["split"] = splits(table, FRACTIONS, 1)
+    families = table[table["family"] != ""].groupby("family")["split"]
+    assert (families.nunique() == 1).all()
+    assert len(set(families.first())) == 3
+    alone = table[table["family"] == ""]
+    assert list(alone["split"]) == [split_of(subject, FRACTIONS, 1) for subject in alone["subject"]]
+
+
+def test_a_subject_of_two_families_is_refused(tmp_path):
+    path = write(tmp_path, "subject\tsession\tt1w\tfamily\n01\t1\ta.nii\tF1\n01\t2\tb.nii\t\n")
+    with pytest.raises(ManifestError, match=r"'01' have different families \(none, F1\)"):
+        read_manifest(path)
 
 
 def test_phantoms_of_two_datasets_share_no_subject():

@@ -41,6 +41,7 @@ def dataset(tmp_path):
 def make(folder, settings=SETTINGS):
     entry = {
         "manifest": folder / "m.tsv",
+        "pattern": None,
         "phantom": None,
         "split": {"train": 0.5, "validation": 0.0, "test": 0.5},
     }

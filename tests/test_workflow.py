@@ -130,11 +130,12 @@ def test_modules_import_only_from_those_above_them():
 
 
 def test_what_every_job_imports_is_light():
-    code = "import sys; import brainuad.configuration, brainuad.manifest; print(*sys.modules)"
+    code = "import sys; import brainuad.configuration, brainuad.manifest, brainuad.sources; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "scripts"
     ).stdout.split()
-    assert not {"torch", "monai", "ants", "nilearn", "scipy", "sklearn", "matplotlib"} & set(loaded)
+    heavy = {"ancpbids", "torch", "monai", "ants", "nilearn", "scipy", "sklearn", "matplotlib"}
+    assert not heavy & set(loaded)
 
 
 def locked():
@@ -262,6 +263,32 @@ def test_without_data_the_papers_study_says_what_is_missing():
     output = snakemake(".", "-n", check=False)
     for words in ("config/datasets/hcp.tsv", "config/datasets/santpau.tsv", "make demo"):
         assert words in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.workflow
+def test_a_dry_run_says_what_of_each_dataset_is_used(tmp_path):
+    config = miniature(tmp_path / "study")
+    for subject in range(20):
+        (tmp_path / f"archive/{subject:02d}").mkdir(parents=True)
+        if subject:
+            (tmp_path / f"archive/{subject:02d}/t1.nii.gz").touch()
+    config["datasets"]["archive"] = {"pattern": str(tmp_path / "archive/{subject}/t1.nii.gz")}
+    write(tmp_path / "study", config)
+    output = snakemake(tmp_path / "study", "-n")
+    assert "phantom_a: 8 simulated scans of 8 subjects." in output
+    assert "archive: found 19 scans by its pattern, used 19 of 19 subjects (the first is sub-01" in output
+    assert output.count("left out 1 (subjects or sessions without such a file; the first is") == 1
+    listed = pd.read_csv(tmp_path / "study/results/sources/archive.tsv", sep="\t", dtype=str)
+    assert len(listed) == 19
+    snakemake(tmp_path / "study", "results/preprocess/archive/chunk-0001.tsv")  # the job parses the workflow, too
+    done = pd.read_csv(tmp_path / "study/results/preprocess/archive/chunk-0001.tsv", sep="\t", dtype=str)
+    assert set(done["scan"]) == set(listed["scan"][: len(done)])
+    assert set(done["status"]) == {"excluded"}, "they are empty files"
+    config["datasets"]["archive"]["pattern"] = str(tmp_path / "archive/{subject}/t2.nii.gz")
+    write(tmp_path / "study", config)
+    output = snakemake(tmp_path / "study", "-n", check=False)
+    assert "`datasets.archive.pattern` matches no file" in output
     assert "Traceback" not in output
 
 

@@ -5,6 +5,9 @@ A module imports only from modules above it in this list.
 ==================  ==============================================================================
 configuration       the closed schema of a study's ``config.yaml`` and its cross-references
 manifest            datasets as tables of scans; subjects split by a seeded hash
+patterns            path patterns → the files on disk that match
+bids                a BIDS dataset → its scans
+sources             datasets on disk → tables of scans, searched once by the main process
 phantom             simulated raw T1 volumes of known truth
 volumes             N4, brain mask, registration, normalisation: image → image
 quality             measures of a preprocessed scan; the table that decides in or out

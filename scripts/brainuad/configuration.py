@@ -17,7 +17,8 @@ import yaml
 
 __all__ = ["ConfigurationError", "check", "choose_launcher", "is_floor", "model_classes", "model_digest", "nearest"]
 
-SOURCES = ("manifest", "phantom", "from")
+SOURCES = ("manifest", "bids", "pattern", "phantom", "from")
+PLACEHOLDERS = ("subject", "session", "group", "age", "sex", "site", "family")  # of a pattern
 SMALLEST_SLICE = 32  # AlexNet's pooling leaves nothing of a smaller image
 MODELS = Path(__file__).parent / "models"
 
@@ -148,6 +149,7 @@ def check_datasets(config: dict) -> None:
             raise ConfigurationError(
                 f"`datasets.{name}` needs exactly one source of {', '.join(SOURCES)}; found {found}."
             )
+        check_pattern(f"datasets.{name}", entry)
         if entry["from"] is not None:
             refer(f"datasets.{name}.from", entry["from"], own)
         elif abs(sum(entry["split"].values()) - 1) > 1e-6:
@@ -161,6 +163,39 @@ def check_datasets(config: dict) -> None:
         refer("training.datasets", name, own)
         if datasets[name]["split"]["train"] == 0:
             raise ConfigurationError(f"`training.datasets` names {name!r}, but `datasets.{name}.split.train` is 0.")
+
+
+def check_pattern(key: str, entry: dict) -> None:
+    """Patterns are well-formed; what belongs to scans found on disk stands beside a pattern or a BIDS root."""
+    for name in ("lesion", "participants"):
+        if entry[name] is not None and entry["pattern"] is None and entry["bids"] is None:
+            raise ConfigurationError(f"`{key}.{name}` goes with `pattern` or `bids`; a manifest has columns for it.")
+    if any(entry["columns"].values()) and entry["participants"] is None and entry["bids"] is None:
+        raise ConfigurationError(f"`{key}.columns` says what the columns of `participants` mean, which is not given.")
+    sessions = {}
+    for name in ("pattern", "lesion"):
+        patterns = [entry[name]] if isinstance(entry[name], str) else entry[name] or []
+        for pattern in patterns:
+            check_placeholders(f"{key}.{name}", pattern)
+        sessions[name] = any("{session}" in pattern for pattern in patterns)
+    if entry["lesion"] is not None and entry["pattern"] is not None and sessions["pattern"] != sessions["lesion"]:
+        raise ConfigurationError(f"`{key}`: `pattern` and `lesion` must both have {{session}}, or neither.")
+
+
+def check_placeholders(key: str, pattern: str) -> None:
+    """A pattern has {subject}, no placeholder that is not known, and nothing that leads to other folders."""
+    names = re.findall(r"\{([^{}]*)\}", pattern)
+    for name in names:
+        if name not in PLACEHOLDERS:
+            raise ConfigurationError(f"`{key}` has a {{{name}}}, which is not known{nearest(name, PLACEHOLDERS)}.")
+    if re.search(r"[{}]", re.sub(r"\{\w*\}", "", pattern)):
+        raise ConfigurationError(f"`{key}` is {pattern!r}, in which a brace is not closed or not opened.")
+    if "subject" not in names:
+        raise ConfigurationError(f"`{key}` is {pattern!r}, which lacks {{subject}}: it says whose scan a file is.")
+    if "**" in pattern:
+        raise ConfigurationError(f"`{key}` has a **, but a match never crosses a folder: write one * for each level.")
+    if ".." in pattern.split("/"):
+        raise ConfigurationError(f"`{key}` leads out of a folder by ..; write an absolute path.")
 
 
 def check_samples(config: dict) -> None:

@@ -16,19 +16,23 @@ import pandas as pd
 
 __all__ = [
     "COLUMNS",
+    "LABEL",
     "ManifestError",
     "check_splits",
     "chunks",
     "exists",
-    "missing_files",
+    "listing",
     "read_datasets",
     "read_manifest",
     "read_scans",
+    "read_table",
+    "scan_names",
     "split_of",
+    "splits",
 ]
 
 REQUIRED = ("subject", "t1w")
-OPTIONAL = ("session", "lesion", "group", "age", "sex", "site")
+OPTIONAL = ("session", "lesion", "group", "age", "sex", "site", "family")
 COLUMNS = ("scan", *REQUIRED, *OPTIONAL)
 LABEL = re.compile(r"[A-Za-z0-9]+")  # what BIDS allows in a subject or session label
 
@@ -38,7 +42,9 @@ class ManifestError(ValueError):
 
 
 def read_scans(dataset: str, entry: dict) -> pd.DataFrame:
-    """Read the scans of a dataset that has scans of its own (``manifest`` or ``phantom``).
+    """Read the scans of a dataset that has scans of its own (``manifest``, ``bids``, ``pattern`` or ``phantom``).
+
+    The disk is not searched: what was found by BIDS or a pattern is read from the list that ``sources`` wrote of it.
 
     Args:
         dataset: its name in the configuration.
@@ -49,11 +55,27 @@ def read_scans(dataset: str, entry: dict) -> pd.DataFrame:
         resolved against the manifest's folder.
 
     Raises:
-        ManifestError: the manifest is missing, malformed or empty.
+        ManifestError: the manifest is missing, malformed or empty; or no list was written.
     """
     if entry["phantom"] is not None:
         return phantom_scans(dataset, entry["phantom"]["subjects"])
+    if entry["manifest"] is None:
+        return read_listing(dataset)
     return read_manifest(Path(entry["manifest"]))
+
+
+def listing(dataset: str) -> Path:
+    """Where, in the study's folder, the scans that were found are listed."""
+    return Path(f"results/sources/{dataset}.tsv")
+
+
+def read_listing(dataset: str) -> pd.DataFrame:
+    """Read the scans that Snakemake's main process found: jobs do not search the disk again."""
+    try:
+        table = pd.read_csv(listing(dataset), sep="\t", dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise ManifestError(f"{listing(dataset)} does not exist: start Snakemake itself, which writes it.") from None
+    return table[list(COLUMNS)]
 
 
 def phantom_scans(dataset: str, subjects: int) -> pd.DataFrame:
@@ -68,19 +90,12 @@ def phantom_scans(dataset: str, subjects: int) -> pd.DataFrame:
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """Read and check a TSV with the columns ``subject`` and ``t1w`` and, if it has them, those of ``OPTIONAL``.
+    """Read and check a TSV or CSV with the columns ``subject`` and ``t1w`` and, if it has them, those of ``OPTIONAL``.
 
     Raises:
         ManifestError: with one sentence that names the file, the row, and what to do.
     """
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, index_col=False)
-    except FileNotFoundError:
-        raise ManifestError(f"The manifest {path} does not exist.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path} is not a tab-separated table ({error}).") from None
-    table.columns = [str(column).strip() for column in table.columns]
-    table = table.apply(lambda column: column.str.strip()).replace({"n/a": ""})
+    table = read_table(path)
     check_columns(path, table)
     if table.empty:
         raise ManifestError(f"{path} lists no scan: add one row for each T1 volume.")
@@ -89,9 +104,45 @@ def read_manifest(path: Path) -> pd.DataFrame:
     table["scan"] = scan_names(table)
     check_unique(path, table)
     check_files(path, table)
+    check_families(path, table)
     for column in ("t1w", "lesion"):
         table[column] = resolve(path, table[column])
     return table[list(COLUMNS)]
+
+
+def read_table(path: Path, kind: str = "manifest") -> pd.DataFrame:
+    """Read a table of texts: a CSV by its ending, else a TSV; what is missing (also ``n/a``) becomes an empty text.
+
+    A CSV is separated by commas, or by semicolons as spreadsheets write it where the comma is the decimal sign. Rows
+    and unnamed columns without any text, which spreadsheets leave behind, are dropped; the index keeps the place.
+
+    Raises:
+        ManifestError: the file is missing or no such table.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            header = file.readline()
+        separator = ("," if header.count(",") >= header.count(";") else ";") if is_csv(path) else "\t"
+        table = pd.read_csv(
+            path, sep=separator, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
+        )
+    except FileNotFoundError:
+        raise ManifestError(f"The {kind} {path} does not exist.") from None
+    except OSError as error:
+        raise ManifestError(f"The {kind} {path} cannot be read ({error.strerror}).") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        separated = "comma" if is_csv(path) else "tab"
+        raise ManifestError(f"{path} is not a {separated}-separated table ({error}).") from None
+    table.columns = [str(column).strip() for column in table.columns]
+    table = table.apply(lambda column: column.str.strip()).replace({"n/a": ""})
+    unnamed = [column for column in table if column.startswith("Unnamed:") and not table[column].any()]
+    table = table.drop(columns=unnamed)
+    return table[table.ne("").any(axis=1)]
+
+
+def is_csv(path: Path) -> bool:
+    """Whether a table is a CSV, by its name's ending."""
+    return Path(path).suffix.lower() == ".csv"
 
 
 def scan_names(table: pd.DataFrame) -> pd.Series:
@@ -105,7 +156,7 @@ def check_columns(path: Path, table: pd.DataFrame) -> None:
     if missing:
         raise ManifestError(
             f"{path} has no column {missing[0]!r}: its first line must be a header with at least 'subject' and 't1w', "
-            f"separated by a tab; found {list(table.columns)[:5]}."
+            f"separated by a {'comma' if is_csv(path) else 'tab'}; found {list(table.columns)[:5]}."
         )
     unknown = [name for name in table.columns if name not in (*REQUIRED, *OPTIONAL)]
     if unknown:
@@ -147,15 +198,27 @@ def check_files(path: Path, table: pd.DataFrame) -> None:
         )
 
 
+def check_families(path: Path | str, table: pd.DataFrame) -> None:
+    """Refuse a subject of two families, or with a family in some of its rows only: its sessions could be split."""
+    families = table.groupby("subject")["family"].nunique()
+    torn = families[families > 1]
+    if len(torn):
+        given = sorted(set(table["family"][table["subject"] == torn.index[0]]))
+        raise ManifestError(
+            f"{path}: the sessions of subject {torn.index[0]!r} have different families "
+            f"({', '.join(family or 'none' for family in given)}); give all of them the same."
+        )
+
+
 def resolve(manifest: Path, names: pd.Series) -> list[str]:
     """Resolve the paths of a column against the manifest's folder; plain text, as ``Path`` takes five times as long."""
     folder, paths = str(manifest.parent), []
-    for row, name in enumerate(names, start=2):
+    for row, name in names.items():
         if name == "" and names.name == "t1w":
-            raise ManifestError(f"{manifest}, line {row}: the path in column 't1w' is empty.")
+            raise ManifestError(f"{manifest}, line {row + 2}: the path in column 't1w' is empty.")
         if ".." in name and ".." in Path(name).parts:
             raise ManifestError(
-                f"{manifest}, line {row}: {name} leads out of the manifest's folder; "
+                f"{manifest}, line {row + 2}: {name} leads out of the manifest's folder; "
                 "write an absolute path if it is meant."
             )
         paths.append(os.path.normpath(os.path.join(folder, name)) if name else "")
@@ -166,7 +229,7 @@ def split_of(subject: str, fractions: dict[str, float], seed: int) -> str:
     """Assign a subject to ``train``, ``validation`` or ``test``.
 
     A hash of seed and subject alone decides: adding, removing or reordering subjects moves no other, and a subject with
-    several sessions, or in several datasets of equal fractions, stays on one side.
+    several sessions, or in several datasets of equal fractions, stays on one side. ``splits`` keeps families together.
 
     Args:
         fractions: shares of the three splits, summing to 1.
@@ -176,6 +239,14 @@ def split_of(subject: str, fractions: dict[str, float], seed: int) -> str:
     if position < fractions["test"]:
         return "test"
     return "validation" if position < fractions["test"] + fractions["validation"] else "train"
+
+
+def splits(table: pd.DataFrame, fractions: dict[str, float], seed: int) -> list[str]:
+    """The split of each row of a table of scans; a family, where one is given, goes to one side as a whole."""
+    units = table["subject"]
+    if "family" in table:
+        units = table["family"].where(table["family"] != "", units)
+    return [split_of(unit, fractions, seed) for unit in units]
 
 
 def chunks(scans: pd.DataFrame, scans_per_job: int) -> dict[str, pd.DataFrame]:
@@ -199,8 +270,9 @@ def read_datasets(datasets: dict[str, dict]) -> dict[str, pd.DataFrame]:
     if missing:
         raise ManifestError(
             "These datasets have no manifest yet:\n" + "\n".join(missing) + "\n"
-            "A manifest is a TSV with the columns subject and t1w, one row a scan; config/README.md shows one and says "
-            "where the scans of the paper are asked for. To see everything run without any data, on simulated scans: "
+            "A manifest is a TSV or CSV with the columns subject and t1w, one row a scan; config/README.md shows one, "
+            "says how to do without, and where the scans of the paper are asked for. To see everything run without any "
+            "data, on simulated scans: "
             "make demo"
         )
     return {name: read_scans(name, entry) for name, entry in own.items()}
@@ -210,19 +282,6 @@ def read_datasets(datasets: dict[str, dict]) -> dict[str, pd.DataFrame]:
 def exists(path: str) -> bool:
     """Whether a raw scan exists; each is looked for once, as a file server takes its time for 50,000."""
     return os.path.exists(path)
-
-
-def missing_files(scans: dict[str, pd.DataFrame], datasets: dict[str, dict]) -> list[str]:
-    """A sentence for each dataset whose manifest names scans that do not exist; looks at the disk."""
-    sentences = []
-    for name, table in scans.items():
-        missing = [path for path in table["t1w"] if datasets[name]["manifest"] and not exists(path)]
-        if missing:
-            sentences.append(
-                f"{name}: {len(missing)} of {len(table)} scans do not exist and will be set aside; "
-                f"the first is {missing[0]}."
-            )
-    return sentences
 
 
 def check_splits(scans: dict[str, pd.DataFrame], datasets: dict[str, dict], training: list[str], seed: int) -> None:
@@ -236,7 +295,7 @@ def check_splits(scans: dict[str, pd.DataFrame], datasets: dict[str, dict], trai
     needed += [(entry["from"], "test", f"`datasets.{name}.from`") for name, entry in datasets.items() if entry["from"]]
     for name, split, key in needed:
         entry = datasets[name]
-        if not any(split_of(subject, entry["split"], seed) == split for subject in scans[name]["subject"]):
+        if split not in splits(scans[name], entry["split"], seed):
             raise ManifestError(
                 f"{key}: of dataset {name!r} none of the {scans[name]['subject'].nunique()} subjects falls into the "
                 f"split {split!r}: raise `datasets.{name}.split.{split}` or add subjects."

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import map_coordinates
 
-from brainuad.manifest import read_scans, split_of
+from brainuad.manifest import read_scans, splits
 from brainuad.sample_set import SUBJECT_COLUMNS, SampleWriter
 
 __all__ = ["frame_coordinates", "samples"]
@@ -32,7 +32,7 @@ def samples(dataset: str, entry: dict, quality: Path, scans: Path, output: Path,
     status = pd.read_csv(quality, sep="\t", dtype=str, keep_default_na=False).set_index("scan")["status"]
     table = read_scans(dataset, entry)
     table = table[table["scan"].map(status).eq("included")]
-    table["split"] = [split_of(subject, entry["split"], seed) for subject in table["subject"]]
+    table["split"] = splits(table, entry["split"], seed)
     positions = settings["positions"] if len(settings["size"]) == 2 else [settings["centre"][2]]
     writer = SampleWriter(output, len(table) * len(positions), settings["size"])
     for row in table[list(SUBJECT_COLUMNS)].to_dict("records"):
