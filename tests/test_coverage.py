@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from brainuad.detection import areas, best_dice, count
+from brainuad.counts import count
+from brainuad.detection import areas, best_dice
 from brainuad.resampling import draws, interval
 
 RUNS, SUBJECTS, PIXELS, PREVALENCE = 500, 40, 400, 0.1

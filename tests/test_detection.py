@@ -4,18 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from brainuad.counts import count, keys_of, pooled, scores_of
 from brainuad.detection import (
     areas,
     auroc,
     average_precision,
     best_dice,
-    count,
     dice,
     false_positive_rate_at,
-    keys_of,
     per_region_overlap,
-    pooled,
-    scores_of,
 )
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from brainuad.detection import count
+from brainuad.counts import count
 from brainuad.lesions import SIZES, count_lesions, froc, label_lesions, levels, sensitivity_at, size_of
 
 

@@ -1,10 +1,13 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
+from scipy.stats import rankdata
 
 from brainuad.metrics import COLUMNS
-from brainuad.resampling import holm
-from brainuad.significance import PAIR_COLUMNS, RANK_COLUMNS, significance
+from brainuad.significance import PAIR_COLUMNS, RANK_COLUMNS, holm, mean_ranks, sign_flip, significance
 
 NUMBERS = [("average_precision", "brain", "subjects", "map"), ("ssim", "brain", "images", "reconstruction")]
 SETTINGS = {
@@ -93,3 +96,53 @@ def test_subjects_without_a_value_are_left_out(tested):
     pairs, ranks = tested(undefined=(0, 3))
     assert pairs["n"].eq(12).all()
     assert ranks["n"].eq(12).all()
+
+
+def by_every_exchange(differences):
+    """The share of all exchanges whose mean is no nearer to zero, one by one."""
+    signs = itertools.product((-1, 1), repeat=len(differences))
+    means = np.array([np.mean(np.multiply(differences, sign)) for sign in signs])
+    return np.mean(np.abs(means) >= abs(np.mean(differences)) - 1e-12)
+
+
+@pytest.mark.parametrize("subjects", [1, 5, 9])
+def test_few_subjects_are_permuted_in_every_way(subjects):
+    differences = np.random.default_rng(subjects).normal(0.4, size=subjects)
+    assert sign_flip(differences) == pytest.approx(by_every_exchange(differences))
+
+
+def test_many_subjects_are_permuted_at_random():
+    differences = np.random.default_rng(1).normal(0.2, size=60)
+    p = sign_flip(differences)
+    assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.02), "values are normal"
+    assert p == sign_flip(differences), "seeded"
+    assert sign_flip(differences + 5) >= 1 / 10_000, "never 0"
+
+
+def test_p_values_of_no_difference_are_uniform():
+    differences = np.random.default_rng(2).normal(size=(20, 400))
+    p = np.array([sign_flip(column, flips=499) for column in differences.T])
+    assert (p < 0.05).mean() == pytest.approx(0.05, abs=0.03)
+
+
+def test_no_difference_at_all_is_certain():
+    assert sign_flip(np.zeros(8)) == pytest.approx(1)
+    assert np.isnan(sign_flip(np.zeros(0)))
+
+
+def test_holm_in_closed_form():
+    """Holm (1979): the smallest p times the number of tests, the next times one less, never falling, at most 1."""
+    assert holm(np.array([0.01, 0.04, 0.03, 0.5])) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    adjusted = holm(np.array([0.02, np.nan, 0.9]))
+    assert adjusted[[0, 2]] == pytest.approx([0.04, 0.9])
+    assert np.isnan(adjusted[1])
+
+
+def test_ranks_share_ties_and_follow_the_direction():
+    values = np.array([[0.9, 0.5, 0.5], [0.2, 0.8, 0.1]])
+    weights = np.array([[2, 0], [0, 2]])
+    means, drawn = mean_ranks(values, weights, higher_is_better=True)
+    assert means == pytest.approx([1.5, 1.75, 2.75])
+    assert drawn[0] == pytest.approx([1, 2.5, 2.5])
+    lower, _ = mean_ranks(values, weights, higher_is_better=False)
+    assert lower == pytest.approx(rankdata(values, axis=1).mean(axis=0))

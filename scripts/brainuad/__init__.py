@@ -31,9 +31,10 @@ training            fits any ``Detector``: schedule, checkpoints, resume, cost
 scoring             trained model × sample set → reconstructions and anomaly maps
 catalogue           what each number is; ``docs/metrics.md`` is made of it
 similarity          image and reconstruction → SSIM and its like
+counts              pixels counted by subject and score, any number of them
 detection           scores and truth of pixels → areas, Dice, rates; exact or from counts
 lesions             lesions as wholes: found or not, and false alarms
-resampling          draws of subjects, intervals, paired tests, ranks
+resampling          draws of subjects, and intervals of what they give
 thresholds          scores of healthy validation pixels → thresholds
 cohort              the test images of a dataset and the numbers drawn from them
 measures            what the scores of one model on one dataset are worth
@@ -42,10 +43,10 @@ results             the numbers of all models with their draws
 tables              the comparison as a table of one protocol
 typeset             that table in Markdown, LaTeX and HTML
 comparison          the numbers of all models → the comparison
-significance        paired tests between models, and their ranks
 published           what a paper printed beside ours
 costs               what the jobs of each rule took
 figures             the qualitative grid and the learning curves
+significance        paired tests between models, and their ranks
 response            what a model finds in each cell of a grid of anomalies
 response_surface    the response of all models as heat maps
 provenance          code, packages, machine and digests of a result

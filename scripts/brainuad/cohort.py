@@ -150,7 +150,9 @@ def with_all(weights: np.ndarray) -> np.ndarray:
 
 
 def number_of(values: np.ndarray, reason: str = "undefined", **keys) -> Number:
-    """A number whose value comes first among those of its draws (1 + resamples,); the reason is for an undefined "
-    "one."""
+    """A number whose value comes first among those of its draws, (1 + resamples,).
+
+    The reason is kept where that value is undefined.
+    """
     reason = reason if np.isnan(values[0]) else ""
     return Number(value=float(values[0]), reason=reason, replicates=values[1:], **{"n": 0, **keys})

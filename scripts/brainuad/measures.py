@@ -8,7 +8,7 @@ import pandas as pd
 
 from brainuad import detection, lesions, similarity
 from brainuad.cohort import Cohort, Number, mean_number, number_of, with_all
-from brainuad.detection import Counts
+from brainuad.counts import Counts, count, pooled
 from brainuad.sample_set import SampleSet
 from brainuad.thresholds import RATES
 
@@ -64,24 +64,22 @@ def similarity_numbers(cohort: Cohort, weights: np.ndarray, originals: SampleSet
 
 def count_regions(cohort: Cohort, name: str = "map") -> dict[str, Counts | str]:
     """The pixels of a map in each region, counted; or why nothing can be said of them."""
-    if holds_nan(cohort, name):
-        return dict.fromkeys(("frame", "brain"), NOT_A_NUMBER)
+    reason = unusable(cohort, name)
+    if reason:
+        return dict.fromkeys(("frame", "brain"), reason)
     counted = {}
     for region in ("frame", "brain"):
-        counts = detection.count(partial(cohort.pixels, region, name), len(cohort.subjects))
+        counts = count(partial(cohort.pixels, region, name), len(cohort.subjects))
         counted[region] = why(counts) or counts
     return counted
 
 
-def holds_nan(cohort: Cohort, name: str) -> bool:
-    """Whether any score of a map is no number."""
-    return any(np.isnan(image).any() for image in cohort.images(name))
-
-
-def is_constant(cohort: Cohort, name: str) -> bool:
-    """Whether a map has the same score everywhere, in all images."""
-    bounds = np.array([(image.min(), image.max()) for image in cohort.images(name)])
-    return bool(bounds[:, 0].min() == bounds[:, 1].max())
+def unusable(cohort: Cohort, name: str) -> str:
+    """Why a map says nothing, being NaN somewhere or the same everywhere; empty if it says something."""
+    bounds = np.array([(image.min(), image.max()) for image in cohort.images(name)])  # NaN where an image holds any
+    if np.isnan(bounds).any():
+        return NOT_A_NUMBER
+    return CONSTANT if bounds.min() == bounds.max() else ""
 
 
 def why(counts: Counts) -> str:
@@ -141,7 +139,7 @@ def above_threshold(cohort: Cohort, region: str, name: str, threshold: float) ->
 def pooled_numbers(counts: Counts, above: dict, weights: np.ndarray, region: str, name: str) -> list[Number]:
     """The numbers of all pixels together, and of all lesions."""
     everyone, parts = with_all(weights), []
-    for positives, negatives, coverage, number in detection.pooled(counts, everyone):
+    for positives, negatives, coverage, number in pooled(counts, everyone):
         ranked, precision = detection.areas(positives, negatives, counts.tied)
         abnormal, normal = positives.sum(axis=-1), negatives.sum(axis=-1)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -193,13 +191,18 @@ def subject_numbers(
     best.subjects = overlap[:, int(np.argmax(means[0]))]
     at_one, at_five = (
         mean_number(
-            detection.dice(true, false, abnormal), owner, weights, NO_THRESHOLD, metric=f"dice_{rate:.0%}"[:-1], **keys
+            detection.dice(true, false, abnormal), owner, weights, NO_THRESHOLD, metric=at_rate("dice", rate), **keys
         )
         for rate, (true, false) in above.items()
     )
     gap = mean_number(best.subjects - at_five.subjects, owner, weights, NO_THRESHOLD, metric="optimism", **keys)
     gap.replicates = best.replicates - at_five.replicates  # the best threshold of each draw
     return [*rows, best, at_one, at_five, gap]
+
+
+def at_rate(metric: str, rate: float) -> str:
+    """Name of a metric at the threshold of a false-positive rate, in percent."""
+    return f"{metric}_{rate * 100:.0f}"
 
 
 def subject_areas(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -213,7 +216,7 @@ def false_positive_numbers(
     cohort: Cohort, weights: np.ndarray, thresholds: dict[tuple[str, float], float], name: str = "map"
 ) -> list[Number]:
     """The share of each subject's normal pixels in the brain that a threshold from other healthy subjects lets pass."""
-    numbers, broken = [], NOT_A_NUMBER if holds_nan(cohort, name) else CONSTANT if is_constant(cohort, name) else ""
+    numbers, broken = [], unusable(cohort, name)
     for rate in RATES:
         threshold, counts = thresholds["brain", rate], np.zeros((2, len(cohort.subjects)))
         for subject, scores, lesion in cohort.pixels("brain", name):
@@ -221,7 +224,7 @@ def false_positive_numbers(
             counts[:, subject] += np.count_nonzero((scores > threshold) & normal), np.count_nonzero(normal)
         with np.errstate(invalid="ignore", divide="ignore"):
             shares = counts[0] / counts[1]
-        keys = {"metric": f"false_positive_rate_{rate:.0%}"[:-1], "region": "brain", "pooling": "subjects", "map": name}
+        keys = {"metric": at_rate("false_positive_rate", rate), "region": "brain", "pooling": "subjects", "map": name}
         reason = "no subject has a normal pixel"
         if broken or np.isnan(threshold):
             shares, reason = np.full(len(shares), np.nan), broken or NO_THRESHOLD

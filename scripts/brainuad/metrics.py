@@ -14,12 +14,11 @@ import pandas as pd
 from brainuad import measures
 from brainuad.catalogue import column
 from brainuad.cohort import Cohort, Number
-from brainuad.detection import auroc, average_precision
 from brainuad.resampling import draws, interval
 from brainuad.sample_set import SampleSet
 from brainuad.thresholds import read_thresholds
 
-__all__ = ["COLUMNS", "auroc", "average_precision", "metrics"]
+__all__ = ["COLUMNS", "metrics"]
 
 KEYS = ("dataset", "model", "seed", "metric", "region", "pooling", "map")
 COLUMNS = (*KEYS, "value", "low", "high", "n", "subjects", "prevalence", "reason")
@@ -53,8 +52,7 @@ def metrics(
         subjects: TSV to write: a row a subject, its group, age, sex and site, and its own value of each number that has
             one, in columns ``metric/region/pooling``.
         curves: TSV to write: points of the ROC and precision-recall curves.
-        replicates: NPZ to write: ``replicates`` (numbers, resamples), the values of each row of the table over the
-        draws.
+        replicates: NPZ to write: ``replicates`` (numbers, resamples), the values of each row over the draws.
         dataset: name for the rows, and for the draws.
         model: name for the rows.
         seed: for the rows.

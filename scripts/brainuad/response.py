@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from brainuad.detection import average_precision
+from brainuad.lesions import FOUND_SHARE
 from brainuad.sample_set import SampleSet
 
 __all__ = ["CELL", "COLUMNS", "measures", "response", "threshold_of"]
 
 RATE = 0.05  # share of healthy validation pixels above the threshold
-SHARE = 0.1  # of an anomaly's pixels that have to lie above it
 CELL = ("kind", "size", "intensity")
 COLUMNS = ("dataset", "model", "seed", *CELL, "n", "prevalence", "average_precision", "detection", "reason")
 
@@ -75,7 +75,7 @@ def measures(scores: np.ndarray, lesion: np.ndarray, brain: np.ndarray, threshol
     """
     truth = lesion[brain]
     pixels = [image[inside] for image, inside in zip(scores, lesion & brain, strict=True) if inside.any()]
-    found = [(values > threshold).mean() >= SHARE for values in pixels]
+    found = [(values > threshold).mean() >= FOUND_SHARE for values in pixels]
     return {
         "prevalence": truth.mean() if truth.size else np.nan,
         "average_precision": average_precision(scores[brain], truth),

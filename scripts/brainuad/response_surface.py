@@ -6,16 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from brainuad.figures import save
-from brainuad.response import CELL, RATE, SHARE
+from brainuad.lesions import FOUND_SHARE
+from brainuad.response import CELL, RATE
 
 __all__ = ["response_surface", "surface_figure"]
-
-rcParams["text.parse_math"] = False  # a label may hold a dollar
 
 WIDTH, HEIGHT = 0.3, 0.19  # of a cell, in inches
 COLOURS = "viridis"
@@ -23,7 +21,7 @@ TITLES = {"average_precision": "Average precision inside the brain", "detection"
 NOTES = {
     "average_precision": "Pixels of a cell's images together. A random score gets the prevalence, first row: "
     "compare along intensities and between models, not between sizes or kinds.",
-    "detection": f"Share of the anomalies of whose pixels inside the brain at least {SHARE:.0%} lie above the "
+    "detection": f"Share of the anomalies of whose pixels inside the brain at least {FOUND_SHARE:.0%} lie above the "
     f"threshold that {RATE:.0%} of the pixels of healthy validation scans exceed.",
 }
 SCALE = "Intensity: the value written by rectangle, ellipse and blob; the strength of the others, 0 being no change."

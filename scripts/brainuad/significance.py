@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import permutation_test, rankdata
+from statsmodels.stats.multitest import multipletests
 
 from brainuad.catalogue import CATALOGUE, PROTOCOLS, column
-from brainuad.resampling import draws, holm, interval, mean_ranks, sign_flip
+from brainuad.figures import save
+from brainuad.resampling import draws, interval
 from brainuad.results import KEY, Results, read_results
 
-__all__ = ["PAIR_COLUMNS", "RANK_COLUMNS", "significance"]
+__all__ = ["PAIR_COLUMNS", "RANK_COLUMNS", "holm", "mean_ranks", "sign_flip", "significance"]
 
 PAIR_COLUMNS = (*KEY, "model_a", "model_b", "difference", "low", "high", "p", "p_holm", "n")
 TESTED = {  # false positives are no merit: a map that is the same everywhere may have few
@@ -87,7 +91,7 @@ def compared(results: Results, key: tuple[str, ...], values: pd.DataFrame) -> li
     for first, second in combinations(values.columns, 2):
         differences = (values[first] - values[second]).dropna().to_numpy()
         value, low, high = results.difference(first, second, key)
-        p = sign_flip(differences[:, None])[0]
+        p = sign_flip(differences)
         named = dict(zip(KEY, key, strict=True)) | {"model_a": first, "model_b": second, "n": len(differences)}
         rows.append({**named, "difference": value, "low": low, "high": high, "p": p})
     for row, adjusted in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
@@ -110,6 +114,45 @@ def ranked(key: tuple[str, ...], values: pd.DataFrame, resamples: int) -> list[d
     return rows
 
 
+def sign_flip(differences: np.ndarray, flips: int = 9999) -> float:
+    """Paired permutation test: between two like models each subject's difference could be turned about.
+
+    Args:
+        differences: (subjects,).
+        flips: how many of the possible exchanges to draw; all of them are made where there are no more.
+
+    Returns:
+        Two-sided p-value of the mean difference, never 0; NaN without subjects.
+    """
+    if len(differences) < 2:
+        return 1.0 if len(differences) else np.nan  # turned about, one subject differs by as much
+    tested = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=flips, axis=0, rng=0)
+    return float(tested.pvalue)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """P-values after Holm's correction (1979) for as many tests as there are; NaN stays and is not counted."""
+    adjusted, known = np.full(len(p), np.nan), ~np.isnan(p)
+    if known.any():
+        adjusted[known] = multipletests(p[known], method="holm")[1]
+    return adjusted
+
+
+def mean_ranks(values: np.ndarray, weights: np.ndarray, higher_is_better: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean rank of each model over the subjects, 1 for the best; equal values share a rank.
+
+    Args:
+        values: (subjects, models).
+        weights: draws of the subjects, (resamples, subjects).
+        higher_is_better: the direction of the values.
+
+    Returns:
+        Mean ranks (models,) and those of each resample (resamples, models).
+    """
+    ranks = rankdata(-values if higher_is_better else values, axis=1)
+    return ranks.mean(axis=0), weights @ ranks / weights.sum(axis=1, keepdims=True)
+
+
 def rank_figure(ranks: pd.DataFrame, path: Path, settings: dict) -> None:
     """Draw the mean ranks with their intervals, a panel for each number, the best model on top of each.
 
@@ -118,16 +161,11 @@ def rank_figure(ranks: pd.DataFrame, path: Path, settings: dict) -> None:
         path: PNG to write.
         settings: see :func:`significance`.
     """
-    from matplotlib import rcParams
-    from matplotlib.figure import Figure
-
-    rcParams["text.parse_math"] = False  # a label may hold a dollar
-
     panels = list(ranks.groupby(list(KEY), sort=False))
     columns = max(min(len(panels), 3), 1)
     lines = -(-len(panels) // columns) if panels else 1
     height = 0.9 + 0.24 * len(settings["models"])
-    figure = Figure(figsize=(4.2 * columns, height * lines + 0.4), layout="constrained", dpi=150)
+    figure = Figure(figsize=(4.2 * columns, height * lines + 0.4), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis, (key, part) in zip(axes, panels, strict=False):
         part = part.sort_values("rank", ascending=False, ignore_index=True)
@@ -150,5 +188,4 @@ def rank_figure(ranks: pd.DataFrame, path: Path, settings: dict) -> None:
     title = "Mean rank over subjects, 1 the best, with its 95 % interval; floors in grey"
     simulated = " (simulated scans)" if settings["simulated"] else ""
     figure.suptitle(f"{title}{simulated}" if panels else "No number that a subject has", fontsize=10, x=0.01, ha="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save(figure, path)

@@ -4,7 +4,7 @@ Floors, which train no weights, stand in a block of their own: a model is of use
 whether it is.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -129,8 +129,7 @@ def make_table(results: Results, protocol: str, settings: dict) -> Table:
                 values = {model: results.difference(model, floor, key) for model in labels}
                 gaps.append(Gap(key, floor, values))
     table = Table(protocol, columns, labels, floors, results.summary, gaps)
-    table.caption.extend([*caption(table, settings), *findings(table)])
-    return table
+    return replace(table, caption=[*caption(table, settings), *findings(table)])
 
 
 def caption(table: Table, settings: dict) -> list[str]:

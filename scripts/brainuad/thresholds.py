@@ -59,8 +59,9 @@ def thresholds(scores: Sequence[Path], samples: Sequence[Path], table: Path) -> 
 
 
 def threshold_at(healthy: np.ndarray, rate: float) -> float:
-    """The smallest of the scores above which no more than a share ``rate`` of them lies; NaN without scores
-    or if one is.
+    """The smallest of the scores above which no more than a share ``rate`` of them lies.
+
+    NaN if there are no scores, or if one of them is.
 
     Args:
         healthy: (n,) scores of healthy pixels.

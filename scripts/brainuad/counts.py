@@ -1,0 +1,203 @@
+"""Pixels counted by subject and score, for any number of pixels: what pooled numbers and their draws are made from.
+
+The counts hold, for each subject, how many abnormal and how many normal pixels fall into each bin of scores; their size
+does not depend on the number of pixels, and a resample of subjects is a weighted sum of their rows. Bins are made for
+the data at hand (see :func:`make_bins`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Counts", "Pixels", "count", "keys_of", "pooled", "scores_of"]
+
+KEY_BITS = 20  # of the 32 of a float: sign, exponent and 11 of the mantissa, a relative width of 1 in 2048
+REFINED = 256  # keys told apart exactly, at the most
+BINS = 8192  # aimed at: the error of areas falls, memory and time grow with it
+
+Pixels = Iterator[tuple[int, np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels by subject and score, bins in falling order of scores.
+
+    Attributes:
+        positives: abnormal pixels, (subjects, bins).
+        negatives: normal pixels, (subjects, bins).
+        coverage: sum over a subject's lesions (connected regions of abnormal pixels) of the share of the lesion in
+            each bin, (subjects, bins).
+        lesions: number of lesions, (subjects,).
+        tied: bins whose pixels are to be taken for equal, (bins,).
+        lower: smallest score of each bin, to the width of a key, (bins,).
+    """
+
+    positives: np.ndarray
+    negatives: np.ndarray
+    coverage: np.ndarray
+    lesions: np.ndarray
+    tied: np.ndarray
+    lower: np.ndarray
+
+
+def count(pixels: Callable[[], Pixels], subjects: int, bins: int = BINS) -> Counts:
+    """Count pixels in two passes or three, of which each holds one image at a time.
+
+    Args:
+        pixels: begins a pass over the images; of each it gives the number of its subject, the scores of its pixels
+            and, in an array of the same shape, the number of the lesion that each belongs to (0: none).
+        subjects: how many there are.
+        bins: about how many bins to make.
+
+    Raises:
+        ValueError: scores hold NaN.
+    """
+    index_of = Index(first_pass(pixels), bins)
+    classes = index_of.classes
+    if index_of.refined:
+        classes = np.zeros((2, index_of.size))
+        for _, scores, lesion in pixels():
+            add_classes(classes, index_of(scores), lesion)
+    bin_of, tied, lower = make_bins(*classes, index_of, bins)
+    shape = (subjects, len(tied))
+    positives, negatives, coverage = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    lesions = np.zeros(subjects)
+    for subject, scores, lesion in pixels():
+        places, inside = bin_of[index_of(scores)], lesion > 0
+        negatives[subject] += np.bincount(places[~inside], minlength=shape[1])
+        if inside.any():
+            places, numbers = places[inside], lesion[inside]
+            positives[subject] += np.bincount(places, minlength=shape[1])
+            sizes = np.bincount(numbers)
+            coverage[subject] += np.bincount(places, weights=1 / sizes[numbers], minlength=shape[1])
+            lesions[subject] += np.count_nonzero(sizes[1:])
+    return Counts(positives, negatives, coverage, lesions, tied, lower)
+
+
+def first_pass(pixels: Callable[[], Pixels]) -> tuple[np.ndarray, np.ndarray]:
+    """Abnormal and normal pixels of each key, (2, keys), and whether all scores of a key are the same, (keys,)."""
+    classes, moments = (np.zeros((2, 1 << KEY_BITS)) for _ in range(2))
+    for _, scores, lesion in pixels():
+        keys, rest = keys_of(scores)
+        add_classes(classes, keys, lesion)
+        for power, total in enumerate(moments, start=1):
+            np.add.at(total, keys, rest.astype(float) ** power)
+    # No variance within the key; all are whole numbers, so this is exact.
+    return classes, classes.sum(axis=0) * moments[1] == moments[0] ** 2
+
+
+def add_classes(classes: np.ndarray, numbers: np.ndarray, lesion: np.ndarray) -> None:
+    """Add the pixels of an image to the abnormal and the normal ones of each number, (2, numbers)."""
+    for total, chosen in zip(classes, (lesion > 0, lesion == 0), strict=True):
+        np.add.at(total, numbers[chosen], 1.0)
+
+
+class Index:
+    """Numbers scores in rising order: by their keys, and exactly within keys that hold many pixels of unequal scores.
+
+    Such a key is that of an overwritten region in a map that follows the image: one score many times among others.
+
+    Attributes:
+        size: how many numbers there are.
+        refined: how many keys are told apart exactly.
+        classes: abnormal and normal pixels of each key, (2, keys).
+    """
+
+    def __init__(self, counted: tuple[np.ndarray, np.ndarray], bins: int):
+        """Choose the keys to refine.
+
+        Args:
+            counted: see :func:`first_pass`.
+            bins: a key with more than this part of a class's pixels is refined, up to ``REFINED`` of them.
+        """
+        self.classes, self.equal = counted
+        shares = (self.classes / np.maximum(self.classes.sum(axis=1, keepdims=True), 1)).max(axis=0)
+        shares[self.equal] = 0
+        chosen = np.argsort(shares)[-REFINED:]
+        chosen = np.sort(chosen[shares[chosen] > 1 / bins])
+        self.refined, self.width = len(chosen), 1 << (32 - KEY_BITS)
+        spans = np.ones(shares.size, np.int64)
+        spans[chosen] = self.width
+        self.first = np.cumsum(spans) - spans
+        self.exact, self.size = spans > 1, int(spans.sum())
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """The number of each score."""
+        keys, rest = keys_of(scores)
+        return self.first[keys] + np.where(self.exact[keys], rest, 0)
+
+    def describe(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether all scores of a number are the same, and the smallest score that may have it."""
+        keys = np.searchsorted(self.first, numbers, side="right") - 1
+        lowest = scores_of(keys).view(np.uint32).astype(np.int64)
+        rising = np.where(lowest >> 31, -1, 1)  # the bits of negative scores fall where the scores rise
+        inside = (numbers - self.first[keys]) * rising
+        return self.equal[keys] | self.exact[keys], (lowest + inside).astype(np.uint32).view(np.float32)
+
+
+def keys_of(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers that order scores as the scores do, and what tells scores of one key apart, from 0 to 4095."""
+    scores = np.asarray(scores, dtype=np.float32) + np.float32(0)  # -0.0 becomes 0.0
+    if np.isnan(scores).any():
+        raise ValueError("Scores hold NaN: no threshold can rank them, so score the model again.")
+    bits = scores.view(np.uint32)
+    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    rest = ordered & np.uint32((1 << (32 - KEY_BITS)) - 1)
+    return (ordered >> np.uint32(32 - KEY_BITS)).astype(np.int32), rest
+
+
+def scores_of(keys: np.ndarray) -> np.ndarray:
+    """The smallest score that has each key."""
+    ordered = keys.astype(np.uint32) << np.uint32(32 - KEY_BITS)
+    return np.where(ordered >> 31, ordered & np.uint32(0x7FFFFFFF), ~ordered).view(np.float32)
+
+
+def make_bins(
+    positives: np.ndarray, negatives: np.ndarray, index_of: Index, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join keys into bins within which abnormal and normal pixels may be taken for evenly mixed.
+
+    Rates change with the shares of abnormal and normal pixels that score higher, precision with the logarithm of the
+    latter's number, so a bin ends where one of the three has grown by a set step. A key with more pixels than a bin
+    should hold, such as that of the exact zeros around a brain, stands alone.
+
+    Args:
+        positives: abnormal pixels of each number of the index, in rising order of scores.
+        negatives: normal pixels of each number.
+        index_of: the index.
+        bins: about how many bins to make; few keys are not joined.
+
+    Returns:
+        The bin of each number (falling scores), whether all pixels of a bin have the same score, and the smallest score
+        of each.
+    """
+    used = np.flatnonzero(positives + negatives)[::-1]
+    begins = np.ones(used.size, bool)
+    if used.size > bins:
+        true, false = np.cumsum(positives[used]), np.cumsum(negatives[used])
+        progress = [part / part[-1] for part in (true, false, np.log1p(false)) if part[-1] > 0]
+        measure = np.sum(progress, axis=0) / len(progress)
+        steps = np.diff(measure, prepend=0)
+        begins = np.diff(np.floor((measure - steps) * bins), prepend=-1) > 0
+        heavy = steps > 1 / bins
+        begins |= heavy | np.append(False, heavy[:-1])
+    number = np.cumsum(begins) - 1
+    bin_of = np.zeros(positives.size, np.int32)
+    bin_of[used] = number
+    ends = np.append(begins[1:], True)[: used.size]
+    equal, lower = index_of.describe(used[ends])
+    return bin_of, (np.bincount(number) == 1) & equal, lower
+
+
+def pooled(counts: Counts, weights: np.ndarray, block: int = 64) -> Iterator[tuple[np.ndarray, ...]]:
+    """Positives, negatives, coverage and lesions of resamples, a block of them at a time.
+
+    Args:
+        counts: of the subjects.
+        weights: how often each subject is drawn, (resamples, subjects).
+        block: resamples held at once.
+    """
+    for start in range(0, len(weights), block):
+        chosen = np.asarray(weights[start : start + block], dtype=np.float64)
+        yield chosen @ counts.positives, chosen @ counts.negatives, chosen @ counts.coverage, chosen @ counts.lesions
