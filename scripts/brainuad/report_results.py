@@ -163,8 +163,8 @@ def note(columns: list[Column]) -> str:
     text += "\N{DAGGER} Floor: a method that trains no weights."
     if any(column.gap for column in columns):
         text += (
-            " The first columns hold each model against a floor, subject by subject: above it (bold) is a model whose "
-            "whole interval of the difference lies on the better side of 0."
+            " The first columns hold each model against a floor, on the same draws of subjects: above it (bold) is a "
+            "model whose whole interval of the difference lies on the better side of 0."
         )
     return text
 
@@ -223,8 +223,8 @@ def ranks(study: Study) -> Section:
         table = table.rename(columns={"rank": "value"})
         panels = [Panel(title, rows) for title, rows in by_number(table)][:FIRST]
         caption = (
-            "Mean rank over subjects with its 95 % interval; 1, on the left, is best. Models whose intervals "
-            "overlap are hardly to be told apart."
+            "Mean rank over subjects with its 95 % interval; 1, on the left, is best. Two models may differ though "
+            "their intervals overlap, since both are of the same subjects: the paired tests say whether they do."
         )
         blocks.append(Picture(embedded(report_figures.forest(panels, study.look, ranks=True)), caption, "Ranks"))
     tests = study.table("significance")
