@@ -105,6 +105,8 @@ MISTAKES = [
     ("models.vqvae.requires", "vqvae", "`models.vqvae.requires` names 'vqvae'"),
     ("datasets.odd.from", "site_aa", "did you mean `site_a`?"),
     ("datasets.odd.from", "odd", "which does not exist"),
+    ("comparison", {"floor": "vqvae"}, "which is a trained model: name one of the floors, mean, or null"),
+    ("comparison", {"floor": "meen"}, "`comparison.floor` names 'meen', which does not exist; did you mean `mean`?"),
     ("training.datasets", ["site_c"], "`training.datasets` names 'site_c'"),
     ("training.datasets", ["site_b"], "`datasets.site_b.split.train` is 0"),
     ("training.datasets", [], "`training.datasets` has 0 entries"),

@@ -242,8 +242,15 @@ def check_models(config: dict) -> None:
 def check_comparison(config: dict) -> None:
     """The floor that models are held against is one."""
     floor = config["comparison"]["floor"]
-    if floor is not None:
-        refer("comparison.floor", floor, [name for name, entry in config["models"].items() if is_floor(entry)])
+    if floor is None:
+        return
+    refer("comparison.floor", floor, config["models"])
+    floors = [name for name, entry in config["models"].items() if is_floor(entry)]
+    if floor not in floors:
+        raise ConfigurationError(
+            f"`comparison.floor` names {floor!r}, which is a trained model: name one of the floors, "
+            f"{', '.join(floors) or 'of which this study has none'}, or null for the strongest."
+        )
 
 
 def check_weights(name: str, entry: dict) -> None:
