@@ -8,6 +8,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
+from brainuad.faults import FAULTS
 from brainuad.manifest import ManifestError
 from brainuad.patterns import Match
 
@@ -29,7 +30,7 @@ def find(key: str, settings: dict) -> tuple[list[Match], list[Match], dict[str, 
 
     Returns:
         The scans, of each session the lowest run first and then by name; the folders in which some are expected;
-        and by reason the files that are left out.
+        and by code the files that are left out.
 
     Raises:
         ManifestError: the root is no BIDS dataset, or no file is as asked for.
@@ -38,15 +39,17 @@ def find(key: str, settings: dict) -> tuple[list[Match], list[Match], dict[str, 
     chosen, others = [], defaultdict(list)
     for path, entities in files_of(key, root, settings["suffix"]):
         if not agrees(os.path.relpath(path, root), entities):
-            others["names that do not say what their folders say"].append(path)
+            others["misnamed"].append(path)
         elif not is_asked_for(entities, settings):
-            others["sessions, runs or entities that are not asked for"].append(path)
+            others["not_asked_for"].append(path)
         elif not os.path.isfile(path):
-            others["links to files that were not fetched"].append(path)
+            others["not_fetched"].append(path)
         else:
             chosen.append((run_of(entities), path, entities))
     if not chosen:
-        reasons = "; ".join(f"{len(paths)} {reason}, such as {paths[0]}" for reason, paths in others.items())
+        reasons = "; ".join(
+            f"{len(paths)} {FAULTS[code].meaning}, such as {paths[0]}" for code, paths in others.items()
+        )
         raise ManifestError(
             f"{key}: {root} has no {settings['suffix']} image as asked for ({reasons or 'none at all'})."
         )

@@ -7,10 +7,8 @@ the same source files, is not done again.
 import hashlib
 import json
 import os
-import struct
 import time
 import traceback
-import zlib
 from pathlib import Path
 
 import nibabel
@@ -18,24 +16,21 @@ import numpy as np
 import pandas as pd
 
 from brainuad import quality, volumes
+from brainuad.faults import FAULTS, BadScan
+from brainuad.reading import digest, doubts, read_lesion, read_scan
 
-__all__ = ["preprocess", "read_lesion", "read_scan"]
+__all__ = ["preprocess"]
 
-VERSION = 2  # raise it when the same scan and settings give other results: finished scans are then done again
-VOXEL_SIZE = (0.2, 6.0)  # mm
-FIELD_OF_VIEW = (80.0, 600.0)  # mm
+VERSION = 3  # raise it when the same scan and settings give other results: finished scans are then done again
 ALIGNMENT = 4.0  # mm: voxels of the correlation with the template, whose average brain has no finer folds
 IMAGES = ("t1w.nii.gz", "mask.nii.gz")
 LESION = "lesion.nii.gz"
 TRANSFORMS = ("to_template.mat", "from_template.mat")
 RECORD = "quality.json"
 TABLE = (
-    *("scan", "subject", "session", "status", "reason", "correlation", "overlap", "brain_volume_ml", "bias_range"),
-    *("lesion_volume_ml", "lesion_volume_template_ml", "spacing", "shape", "orientation", "skull_stripped", "seconds"),
-)
-UNREADABLE = (
-    *(OSError, EOFError, ValueError, OverflowError, struct.error, zlib.error),
-    *(nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError),
+    *("scan", "subject", "session", "status", "code", "reason", "overruled"),
+    *("correlation", "overlap", "brain_volume_ml", "bias_range", "lesion_volume_ml", "lesion_volume_template_ml"),
+    *("spacing", "shape", "orientation", "skull_stripped", "seconds", "voxels"),
 )
 
 
@@ -47,7 +42,8 @@ def preprocess(scans: list[dict], folder: Path, table: Path, settings: dict) -> 
     first takes images there, the second back); quality.json, written last. An excluded scan has quality.json alone.
 
     Args:
-        scans: dicts of scan, subject, session, t1w, lesion (path, or empty) and skull_stripped (None recognises it).
+        scans: dicts of scan, subject, session, t1w, lesion (path, or empty), skull_stripped (None recognises it) and
+            include (whether a person decided to take it in spite of doubts).
         folder: where the scans' folders go.
         table: TSV with one row a scan, in the order given.
         settings: the ``preprocessing`` section.
@@ -55,7 +51,7 @@ def preprocess(scans: list[dict], folder: Path, table: Path, settings: dict) -> 
     rows = []
     for number, scan in enumerate(scans, start=1):
         target = Path(folder) / scan["scan"]
-        row = finished(target, fingerprint(scan, settings))
+        row = finished(target, fingerprint(scan, settings), scan.get("include", False))
         note = " (finished before)" if row else ""
         row = row or attempt(scan, target, settings)
         print(f"[{number}/{len(scans)}] {scan['scan']} {summary(row)}{note}", flush=True)
@@ -71,9 +67,9 @@ def attempt(scan: dict, folder: Path, settings: dict) -> dict:
     identity = fingerprint(scan, settings)
     clear(folder, RECORD, *IMAGES, LESION, *TRANSFORMS)
     try:
-        record |= {"status": "included", "reason": "", **run(scan, folder, settings)}
-    except ValueError as error:
-        record |= {"status": "excluded", "reason": one_line(error)}
+        record |= {"status": "included", "code": "", "reason": "", **run(scan, folder, settings)}
+    except BadScan as fault:
+        record |= {"status": "excluded", "code": fault.code, "reason": one_line(fault)}
     except (MemoryError, OSError):
         raise  # the machine's fault, not the scan's: the job fails, and the next run does what is left
     except Exception as error:
@@ -82,7 +78,7 @@ def attempt(scan: dict, folder: Path, settings: dict) -> dict:
             f"{scan['t1w']} failed unexpectedly ({type(error).__name__}: {error}): see the log; "
             "snakemake --forcerun preprocess tries it again."
         )
-        record |= {"status": "excluded", "reason": one_line(reason)}
+        record |= {"status": "excluded", "code": "failed", "reason": one_line(reason)}
         identity = ""  # the fault may lie elsewhere (memory, disk), so that the next run tries again
     if record["status"] == "excluded":
         clear(folder, *IMAGES, LESION, *TRANSFORMS)
@@ -95,10 +91,10 @@ def run(scan: dict, folder: Path, settings: dict) -> dict:
     """Check and preprocess one scan, write its images and transforms, and return its measures.
 
     Raises:
-        ValueError: with one sentence on what is wrong with the scan.
+        BadScan: with one sentence on what is wrong with the scan.
     """
-    path = scan["t1w"]
-    source = read_scan(path)
+    path, include = scan["t1w"], scan.get("include", False)
+    source = read_scan(path, include)
     lesion = volumes.from_nifti(read_lesion(scan["lesion"], source)) if scan.get("lesion") else None
     template, image = volumes.template(settings["resolution"]), volumes.from_nifti(source)
     registration, seed = settings["registration"], settings["seed"]
@@ -111,8 +107,8 @@ def run(scan: dict, folder: Path, settings: dict) -> dict:
         brain = volumes.warp(mask, transform, template.brain, "nearestNeighbor")
         warped = volumes.warp(corrected, transform, template.brain)
         t1w = volumes.normalize(warped.numpy(), brain.numpy() > 0, **settings["normalization"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}.") from error
+    except BadScan as fault:
+        raise BadScan(fault.code, f"{path}: {fault}.") from fault
     outputs = {"t1w.nii.gz": (volumes.like(t1w, brain), np.float32), "mask.nii.gz": (brain, np.uint8)}
     lesion_volumes = {}
     if lesion is not None:
@@ -132,6 +128,8 @@ def run(scan: dict, folder: Path, settings: dict) -> dict:
         "shape": list(source.shape),
         "orientation": "".join(nibabel.aff2axcodes(source.affine)),
         "skull_stripped": bool(stripped),
+        "overruled": " ".join(fault.code for fault in doubts(path)),
+        "voxels": digest(source),
     }
 
 
@@ -144,76 +142,8 @@ def save(folder: Path, images: dict, transforms: tuple) -> None:
         volumes.write_transform(transform, folder / name)
 
 
-def read_scan(path: str | Path) -> nibabel.Nifti1Image:
-    """The T1-weighted scan of a file as 3-D float32 without negative values.
-
-    Interpolation leaves a few negative voxels, which are cut to 0; standardised intensities (over 5 % of the voxels
-    negative) are shifted.
-
-    Raises:
-        ValueError: one sentence: the file is missing, unreadable or no plausible 3-D scan.
-    """
-    image = load(path)
-    array = image.get_fdata(dtype=np.float32)
-    if image.ndim != 3:
-        raise ValueError(f"{path} has {image.ndim} axes {image.shape}: give one 3-D T1-weighted volume.")
-    affine = image.affine
-    sizes = nibabel.affines.voxel_sizes(affine)
-    extents = sizes * image.shape
-    for what, values, (low, high) in (("voxels", sizes, VOXEL_SIZE), ("a field of view", extents, FIELD_OF_VIEW)):
-        if min(values) < low or max(values) > high:
-            text = " x ".join(f"{value:.3g}" for value in values)
-            raise ValueError(f"{path} has {what} of {text} mm, outside {low:g} to {high:g}: correct its header.")
-    bad = np.count_nonzero(~np.isfinite(array))
-    if bad:
-        raise ValueError(f"{path} has {bad} voxels that are NaN or infinite: replace them, or export the scan again.")
-    if array.min() == array.max():
-        raise ValueError(f"{path} is {array.min():g} in every voxel: replace the file by the T1-weighted scan.")
-    if array.min() < 0:
-        array = array - array.min() if (array < 0).mean() > 0.05 else array.clip(0)
-    return nibabel.Nifti1Image(array, affine)
-
-
-def read_lesion(path: str | Path, t1w: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
-    """The lesion mask of a file (voxels above 0.5) as 0 and 1; all 0 is a scan without lesion.
-
-    Raises:
-        ValueError: one sentence: the file is missing, unreadable or not on the scan's grid.
-    """
-    image = load(path)
-    if image.shape != t1w.shape or not np.allclose(image.affine, t1w.affine, atol=0.01):
-        raise ValueError(
-            f"{path} is a lesion mask of {image.shape} voxels on another grid than its scan of {t1w.shape}: "
-            "resample it to the scan with nearest neighbour."
-        )
-    array = image.get_fdata(dtype=np.float32)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{path} is a lesion mask with NaN or infinite voxels: replace them by 0.")
-    return nibabel.Nifti1Image((array > 0.5).astype(np.uint8), t1w.affine)
-
-
-def load(path: str | Path) -> nibabel.Nifti1Image:
-    """The file's image, read whole, without trailing axes of length 1."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist: correct its path in the manifest, or restore the file.")
-    try:
-        image = nibabel.load(path)
-        array = np.asarray(image.dataobj)
-    except UNREADABLE as error:
-        if getattr(error, "errno", None):  # the disk's fault, not the file's
-            raise
-        raise ValueError(f"{path} cannot be read ({error}): copy or convert the scan again.") from error
-    if not isinstance(image, nibabel.Nifti1Pair) or array.dtype.kind not in "iuf":
-        raise ValueError(f"{path} is not a NIfTI file of real numbers: convert the scan to NIfTI.")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
-        raise ValueError(f"{path} has an affine that cannot be inverted: repair the sform or qform in its header.")
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    return nibabel.Nifti1Image(array.astype(np.float32), image.affine)
-
-
 def fingerprint(scan: dict, settings: dict) -> str:
-    """A hash of all that decides a scan's results: settings, source files (path, size, time), and `VERSION`."""
+    """A hash of all that decides a scan's results: settings, source files (path, size, time, rights), `VERSION`."""
     parts = [VERSION, {key: value for key, value in settings.items() if key != "scans_per_job"}]
     parts.append({key: scan.get(key) or "" for key in ("scan", "subject", "session")})
     parts.append(scan.get("skull_stripped"))
@@ -221,24 +151,32 @@ def fingerprint(scan: dict, settings: dict) -> str:
         exists = bool(path) and Path(path).is_file()
         status = Path(path).stat() if exists else None
         parts.append([str(path or ""), status and status.st_size, status and status.st_mtime_ns])
+        parts.append(exists and os.access(path, os.R_OK))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def finished(folder: Path, identity: str) -> dict | None:
-    """The record of a scan that was finished with this fingerprint and whose files are there."""
+def finished(folder: Path, identity: str, include: bool) -> dict | None:
+    """The record of a scan that was finished with this fingerprint, whose files are there and whose doubts stand.
+
+    A scan that was set aside for a doubt is done after all once a person decides to include it, and one that was
+    included in spite of a doubt is set aside once nobody does.
+    """
     try:
         record = json.loads((folder / RECORD).read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     files = [*IMAGES, *TRANSFORMS, *([LESION] if "lesion_volume_ml" in record else [])]
-    whole = record.get("status") == "excluded" or all((folder / name).is_file() for name in files)
-    return record if whole and record.get("fingerprint") == identity else None
+    excluded = record.get("status") == "excluded"
+    whole = excluded or all((folder / name).is_file() for name in files)
+    doubted = FAULTS[record["code"]].judged if excluded and record.get("code") in FAULTS else record.get("overruled")
+    stands = not doubted or excluded != include
+    return record if whole and stands and record.get("fingerprint") == identity else None
 
 
 def summary(record: dict) -> str:
     """What the log says of a scan."""
     if record["status"] == "excluded":
-        return f"excluded: {record['reason']}"
+        return f"excluded ({record['code']}): {record['reason']}"
     return "included {seconds:.1f} s correlation {correlation:.2f} overlap {overlap:.2f}".format(**record)
 
 

@@ -21,6 +21,8 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
+from brainuad.faults import BadScan
+
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts millimetres towards left and posterior, NIfTI right and anterior
 STRIPPED_VOLUME = 2300.0  # ml: what is not background in a stripped scan; heads, even cropped ones, hold more
 PLAUSIBLE_VOLUME = (500.0, 2600.0)  # ml: outside it, a "brain" is none
@@ -97,15 +99,16 @@ def brain_mask(
     against the template registered to it (`spacing` mm and `seed` as in `register`), and refined.
 
     Raises:
-        ValueError: what was found can not be a brain.
+        BadScan: what was found can not be a brain.
     """
     mask = _foreground(image) if skull_stripped else _brain_of_head(image, template, spacing, seed)
     volume = _millilitres(mask, image.spacing)
     if not PLAUSIBLE_VOLUME[0] <= volume <= PLAUSIBLE_VOLUME[1]:
         kind = "skull-stripped scan" if skull_stripped else "head"
-        raise ValueError(
+        raise BadScan(
+            "brain_mask",
             f"the brain mask found in this {kind} has {volume:.0f} ml, which no brain has; "
-            "strip the skull with another tool and set skull_stripped to true"
+            "strip the skull with another tool and set skull_stripped to true",
         )
     return like(mask, image)
 
@@ -292,13 +295,13 @@ def normalize(array: np.ndarray, mask: np.ndarray, low: float = 1.0, high: float
     """Float32 in [0, 1]: percentile `low` of the brain becomes 0, percentile `high` 1; 0 outside the mask.
 
     Raises:
-        ValueError: the mask is empty, or the brain has one intensity only.
+        BadScan: the mask is empty, or the brain has one intensity only.
     """
     if not mask.any():
-        raise ValueError("the registered brain lies outside the template; check the orientation in the header")
+        raise BadScan("registration", "the registered brain lies outside the template; check the header's orientation")
     bottom, top = np.percentile(array[mask], [low, high])
     if not top > bottom:
-        raise ValueError("all intensities inside the brain are equal; check that this is the T1-weighted scan")
+        raise BadScan("contrast", "all intensities inside the brain are equal; check that this is the T1-weighted scan")
     scaled = ((array - bottom) / (top - bottom)).clip(0, 1)
     return np.where(mask, scaled, 0).astype(np.float32)
 
