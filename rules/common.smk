@@ -10,6 +10,8 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from brainuad.configuration import check, is_floor, model_digest
+from brainuad.exclusions import FILE, read_decisions, without_excluded
+from brainuad.leakage import check_people, people
 from brainuad.manifest import check_splits, chunks, exists, listing, read_datasets
 from brainuad.sources import find_scans, summaries
 
@@ -18,7 +20,11 @@ try:
     # The main process searches the disk and lists what it finds; jobs read the lists.
     found = find_scans(config["datasets"]) if workflow.is_main_process else {}
     scans = read_datasets(config["datasets"])
-    check_splits(scans, config["datasets"], config["training"]["datasets"], config["seed"])
+    decisions = read_decisions(FILE, scans)
+    left = without_excluded(scans, decisions)
+    check_splits(left, config["datasets"], config["training"]["datasets"], config["seed"])
+    if workflow.is_main_process:
+        check_people(people(left, config["datasets"], config["seed"]))
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
@@ -55,10 +61,18 @@ def phantom_rows(wildcards):
 
 
 def scan_rows(wildcards):
-    """The scans of one preprocessing job, with what the dataset declares about them."""
+    """The scans of one preprocessing job, with what the dataset declares and a person decided about them."""
     columns = ["scan", "subject", "session", "t1w", "lesion"]
-    rows = jobs[wildcards.dataset][wildcards.chunk][columns].to_dict("records")
-    return [{**row, "skull_stripped": config["datasets"][wildcards.dataset]["skull_stripped"]} for row in rows]
+    table = jobs[wildcards.dataset][wildcards.chunk][columns]
+    decided = table["scan"].map({scan: entry["decision"] for scan, entry in decisions[wildcards.dataset].items()})
+    stripped = config["datasets"][wildcards.dataset]["skull_stripped"]
+    rows = table.assign(include=decided.eq("include")).to_dict("records")
+    return [{**row, "skull_stripped": stripped} for row in rows]
+
+
+def dataset_decisions(wildcards):
+    """What a person decided about the scans of a dataset."""
+    return decisions[wildcards.dataset]
 
 
 def dataset_chunks(wildcards):
@@ -76,6 +90,12 @@ def scan_list(dataset):
 def dataset_manifest(wildcards):
     """The list of a dataset's scans: groups, ages and sites are read from it."""
     return scan_list(wildcards.dataset)
+
+
+def searched():
+    """What was not taken of the datasets that are searched for on disk."""
+    found = [name for name in scans if config["datasets"][name]["bids"] or config["datasets"][name]["pattern"]]
+    return [str(listing(name).with_suffix(".left_out.tsv")) for name in found]
 
 
 def manifests():

@@ -14,6 +14,7 @@ outputs   results/train/{model}/{seed}/               weights, their description
 rule train:
     """Fit one model on the healthy training samples. Killed, it goes on from its last checkpoint."""
     input:
+        ancient("results/intake.tsv"),  # before any training: nobody is on two sides
         samples=training_samples,
         upstream=upstream_model,
         weights=initial_weights,

@@ -5,6 +5,7 @@ inputs    the raw scans of each dataset's manifest, or results/phantom/ from dat
 outputs   results/preprocess/{dataset}/        per scan: T1, brain mask, lesion mask, transforms, quality.json;
                                                per job: a table of its scans, with the reason of each that was set aside
           results/quality/{dataset}.tsv,png    the table that decides in or out, and a montage
+          results/intake.tsv                   how many scans of each dataset are used, and why the others are not
 steps     N4 bias correction, brain mask, affine registration to the template, intensity normalisation
 """
 
@@ -62,5 +63,31 @@ rule quality:
     params:
         settings=lookup("quality", within=config),
         simulated=lookup("simulated", within=config),
+        decisions=dataset_decisions,
     script:
         "../scripts/quality.py"
+
+
+rule intake:
+    """Count what of each dataset is used and why the rest is not; stop if a scan is in two datasets or splits."""
+    input:
+        quality=collect("results/quality/{dataset}.tsv", dataset=scans),
+        left_out=searched(),
+        manifests=manifests(),
+    output:
+        "results/intake.tsv",
+    log:
+        "results/logs/intake.log",
+    benchmark:
+        "results/benchmarks/intake.tsv"
+    conda:
+        "../envs/imaging.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(15),
+    params:
+        datasets=lookup("datasets", within=config),
+        seed=lookup("seed", within=config),
+    script:
+        "../scripts/intake.py"

@@ -19,6 +19,7 @@ rule report:
         subjects=measured(".subjects.tsv"),
         curves=measured(".curves.tsv"),
         costs="results/costs.tsv",
+        intake="results/intake.tsv",
         quality=collect("results/quality/{dataset}.tsv", dataset=scans),
         montages=collect("results/quality/{dataset}.png", dataset=scans),
         manifests=manifests(),

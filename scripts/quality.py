@@ -11,4 +11,5 @@ from brainuad.quality import quality
 chunks = [Path(name) for name in snakemake.input]
 outputs = {name: Path(path) for name, path in snakemake.output.items()}
 settings = {**snakemake.params.settings, "simulated": snakemake.params.simulated}
-quality(chunks, **outputs, dataset=snakemake.wildcards.dataset, settings=settings)
+decisions = snakemake.params.decisions
+quality(chunks, **outputs, dataset=snakemake.wildcards.dataset, settings=settings, decisions=decisions)

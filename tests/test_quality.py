@@ -9,8 +9,19 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
-from brainuad.quality import bias_range, correlation, overlap, quality, robust_z, volume
+from brainuad.quality import (
+    bias_range,
+    correlation,
+    draw,
+    judge,
+    overlap,
+    quality,
+    read_chunk,
+    robust_z,
+    volume,
+)
 
 SETTINGS = {"min_correlation": 0.5, "min_overlap": 0.8, "outlier_z": 3.5}
 
@@ -43,12 +54,25 @@ def chunks(tmp_path, rng):
     affine[:3, 3] = [-98, -134, -72]
     rows = []
     for i in range(9):
-        row = {"scan": f"sub-{i:03d}", "subject": f"{i:03d}", "session": "", "status": "included", "reason": ""}
+        row = {
+            "scan": f"sub-{i:03d}",
+            "subject": f"{i:03d}",
+            "session": "",
+            "status": "included",
+            "code": "",
+            "reason": "",
+        }
+        row |= {"overruled": "", "voxels": f"{i:x}"}
         row |= {"correlation": 0.7 + 0.01 * rng.random(), "overlap": 0.95, "bias_range": 1.3 + 0.1 * rng.random()}
         row["brain_volume_ml"] = 1400 + 100 * rng.random()
         row |= {6: {"correlation": 0.31}, 7: {"brain_volume_ml": 2400.0}}.get(i, {})
         if i == 8:
-            row |= {"status": "excluded", "reason": "scan.nii.gz cannot be read: copy it again."}
+            row |= {
+                "status": "excluded",
+                "code": "unreadable",
+                "voxels": "",
+                "reason": "scan.nii.gz cannot be read: copy it again.",
+            }
             row |= dict.fromkeys(("correlation", "overlap", "bias_range", "brain_volume_ml"))
         else:
             folder = tmp_path / "preprocess" / row["scan"]
@@ -63,12 +87,13 @@ def chunks(tmp_path, rng):
 
 def test_job_excludes_flags_and_draws(chunks, tmp_path, capsys):
     table, montage = tmp_path / "quality/site.tsv", tmp_path / "quality/site.png"
-    quality(chunks, table, montage, "site", SETTINGS)
+    quality(chunks, table, montage, "site", SETTINGS, {})
     result = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False).set_index("subject")
     assert result.index.tolist() == [f"{i:03d}" for i in range(9)]
     assert result["status"].eq("included").tolist() == [True] * 6 + [False, True, False]
     assert "0.31, is below quality.min_correlation (0.5)" in result["reason"]["006"]
     assert result["reason"]["008"] == "scan.nii.gz cannot be read: copy it again."
+    assert result["code"].tolist() == [""] * 6 + ["correlation", "", "unreadable"]
     assert result["outlier"]["007"].startswith("brain_volume_ml +")
     assert result["outlier"].ne("").sum() == 1
     assert montage.read_bytes()[:4] == b"\x89PNG"
@@ -76,11 +101,51 @@ def test_job_excludes_flags_and_draws(chunks, tmp_path, capsys):
     assert "7 of 9 scans included, 1 flagged" in capsys.readouterr().out
 
 
+def judged(chunks, decisions, **changes):
+    """The scans that a decision about some leaves in, out or doubted; changes are values by column and place."""
+    scans = pd.concat([read_chunk(chunk) for chunk in chunks], ignore_index=True)
+    for column, values in changes.items():
+        for place, value in values.items():
+            scans.loc[place, column] = value
+    entries = {f"sub-{i:03d}": {"decision": decision, "reason": reason} for i, decision, reason in decisions}
+    return judge(scans, SETTINGS, entries)
+
+
+def test_a_decision_overrides_both_ways(chunks):
+    table = judged(chunks, [(0, "exclude", "moved."), (1, "exclude", ""), (6, "include", ""), (8, "include", "")])
+    assert table["status"].eq("included").tolist() == [False, False, True, True, True, True, True, True, False]
+    assert table["code"].tolist() == ["excluded"] * 2 + [""] * 6 + ["unreadable"]
+    assert table["reason"][0] == "By config/exclusions.tsv: moved."
+    assert table["reason"][1] == "By config/exclusions.tsv: no reason is given."
+    assert table["overruled"].tolist() == [""] * 6 + ["correlation", "", ""]
+    assert table["reason"][8].endswith("copy it again. `include` in config/exclusions.tsv cannot help that.")
+
+
+def test_of_equal_scans_the_first_that_is_in_stays(chunks):
+    same = {"voxels": dict.fromkeys((1, 3, 5), "same")}
+    table = judged(chunks, [], **same)
+    assert table["code"].tolist() == ["", "", "", "duplicate", "", "duplicate", "correlation", "", "unreadable"]
+    assert "Its voxels are those of sub-001" in table["reason"][5]
+    table = judged(chunks, [(1, "exclude", "")], **same)
+    assert table["code"].tolist()[:6] == ["", "excluded", "", "", "", "duplicate"]
+    table = judged(chunks, [(5, "include", "")], **same)
+    assert table["code"].tolist()[:6] == ["", "", "", "duplicate", "", ""]
+    assert table["overruled"][5] == "duplicate"
+
+
+def test_the_montage_names_no_file(chunks, tmp_path):
+    scans = judged(chunks, []).assign(dataset="site")
+    texts = " ".join(text.get_text() for text in draw(scans, "site").findobj(Text))
+    assert "sub-008: the file is empty, truncated" in texts
+    assert "scan.nii.gz" not in texts
+    assert "0.31, is below" in " ".join(texts.split())
+
+
 def test_many_scans_are_not_all_drawn(chunks, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("brainuad.quality.SHOWN", 3)
     monkeypatch.setattr("brainuad.quality.draw_scan", lambda axis, row: drawn.append(row.subject))
-    quality(chunks, tmp_path / "site.tsv", tmp_path / "site.png", "site", SETTINGS)
+    quality(chunks, tmp_path / "site.tsv", tmp_path / "site.png", "site", SETTINGS, {})
     assert len(drawn) == 4
     assert drawn[0] == "007"
     assert drawn[3] == "006"
@@ -90,7 +155,7 @@ def test_a_dataset_without_any_scan_left_is_an_error(chunks, tmp_path):
     with pytest.raises(
         ValueError, match="All 9 scans of dataset site are excluded, the first because: The correlation"
     ):
-        quality(chunks, tmp_path / "site.tsv", tmp_path / "site.png", "site", SETTINGS | {"min_correlation": 0.99})
+        quality(chunks, tmp_path / "site.tsv", tmp_path / "site.png", "site", SETTINGS | {"min_correlation": 0.99}, {})
 
 
 def test_the_job_stays_light():

@@ -4,14 +4,19 @@ A module imports only from modules above it in this list.
 
 ==================  ==============================================================================
 configuration       the closed schema of a study's ``config.yaml`` and its cross-references
+faults              why a scan is left out: codes; ``docs/left_out.md`` is made of it
 manifest            datasets as tables of scans; subjects split by a seeded hash
 patterns            path patterns → the files on disk that match
 bids                a BIDS dataset → its scans
 sources             datasets on disk → tables of scans, searched once by the main process
+exclusions          what a person decided about scans
+leakage             whether a subject, a family or a scan is on two sides
 phantom             simulated raw T1 volumes of known truth
+reading             the file of a scan → one finite volume, or why there is none
 volumes             N4, brain mask, registration, normalisation: image → image
 quality             measures of a preprocessed scan; the table that decides in or out
 preprocessing       raw scans of a dataset → scans in template space, bad ones set aside
+intake              how many scans of each dataset are used, and why the others are not
 sample_set          images, masks and table of a cohort, memory-mapped
 samples             scans in template space → sample sets
 anomalies           kinds of synthetic anomalies: image → image with one region changed

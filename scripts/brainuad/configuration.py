@@ -161,7 +161,8 @@ def check_datasets(config: dict) -> None:
                 raise ConfigurationError(f"`datasets.{name}.anomalies.{key}` must be [smallest, largest].")
     for name in config["training"]["datasets"]:
         refer("training.datasets", name, own)
-        if datasets[name]["split"]["train"] == 0:
+        # A manifest may have a column that says who is learnt from.
+        if datasets[name]["split"]["train"] == 0 and datasets[name]["manifest"] is None:
             raise ConfigurationError(f"`training.datasets` names {name!r}, but `datasets.{name}.split.train` is 0.")
 
 

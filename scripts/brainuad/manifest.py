@@ -32,8 +32,9 @@ __all__ = [
 ]
 
 REQUIRED = ("subject", "t1w")
-OPTIONAL = ("session", "lesion", "group", "age", "sex", "site", "family")
+OPTIONAL = ("session", "lesion", "group", "age", "sex", "site", "family", "split")
 COLUMNS = ("scan", *REQUIRED, *OPTIONAL)
+SPLITS = ("train", "validation", "test")
 LABEL = re.compile(r"[A-Za-z0-9]+")  # what BIDS allows in a subject or session label
 
 
@@ -105,6 +106,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     check_unique(path, table)
     check_files(path, table)
     check_families(path, table)
+    check_split_names(path, table)
     for column in ("t1w", "lesion"):
         table[column] = resolve(path, table[column])
     return table[list(COLUMNS)]
@@ -210,6 +212,14 @@ def check_families(path: Path | str, table: pd.DataFrame) -> None:
         )
 
 
+def check_split_names(path: Path, table: pd.DataFrame) -> None:
+    """Refuse a split of another name; an empty one is decided by the hash."""
+    for row, name in table["split"][~table["split"].isin([*SPLITS, ""])].items():
+        raise ManifestError(
+            f"{path}, line {row + 2}: the split {name!r} is none of {', '.join(SPLITS)}; an empty one is drawn."
+        )
+
+
 def resolve(manifest: Path, names: pd.Series) -> list[str]:
     """Resolve the paths of a column against the manifest's folder; plain text, as ``Path`` takes five times as long."""
     folder, paths = str(manifest.parent), []
@@ -242,11 +252,15 @@ def split_of(subject: str, fractions: dict[str, float], seed: int) -> str:
 
 
 def splits(table: pd.DataFrame, fractions: dict[str, float], seed: int) -> list[str]:
-    """The split of each row of a table of scans; a family, where one is given, goes to one side as a whole."""
+    """The split of each row of a table of scans: as its column ``split`` says, or drawn for the subject.
+
+    A family, where one is given, is drawn as a whole.
+    """
     units = table["subject"]
     if "family" in table:
         units = table["family"].where(table["family"] != "", units)
-    return [split_of(unit, fractions, seed) for unit in units]
+    given = table["split"] if "split" in table else [""] * len(table)
+    return [said or split_of(unit, fractions, seed) for said, unit in zip(given, units, strict=True)]
 
 
 def chunks(scans: pd.DataFrame, scans_per_job: int) -> dict[str, pd.DataFrame]:

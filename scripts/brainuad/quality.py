@@ -11,6 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from brainuad.faults import public
+
 __all__ = ["bias_range", "correlation", "judge", "overlap", "quality", "robust_z", "volume"]
 
 # Which side of the median is suspicious: -1 low, 1 high, 0 both.
@@ -63,7 +65,9 @@ def robust_z(values: np.ndarray) -> np.ndarray:
     return difference / scale if scale else difference
 
 
-def quality(chunks: list[Path], table: Path, montage: Path, dataset: str, settings: dict) -> None:
+def quality(
+    chunks: list[Path], table: Path, montage: Path, dataset: str, settings: dict, decisions: dict[str, dict]
+) -> None:
     """Gather the tables of a dataset's preprocessing jobs, decide what is left out, and picture what is left.
 
     Args:
@@ -73,11 +77,12 @@ def quality(chunks: list[Path], table: Path, montage: Path, dataset: str, settin
         montage: PNG to write.
         settings: the ``quality`` section: ``min_correlation``, ``min_overlap``, ``outlier_z``; with ``simulated`` the
             picture says so.
+        decisions: ``decision`` (exclude or include) and ``reason`` of the scans about which a person decided.
 
     Raises:
         ValueError: no scan is left.
     """
-    scans = judge(pd.concat([read_chunk(chunk) for chunk in chunks], ignore_index=True), settings)
+    scans = judge(pd.concat([read_chunk(chunk) for chunk in chunks], ignore_index=True), settings, decisions)
     included = scans["status"].eq("included")
     if not included.any():
         raise ValueError(
@@ -89,7 +94,7 @@ def quality(chunks: list[Path], table: Path, montage: Path, dataset: str, settin
     scans.drop(columns="folder").to_csv(table, sep="\t", index=False, float_format="%.6g")
     print(f"{dataset}: {included.sum()} of {len(scans)} scans included, {scans['outlier'].ne('').sum()} flagged")
     for row in scans[~included].itertuples():
-        print(f"{row.scan} excluded: {row.reason}")
+        print(f"{row.scan} excluded ({row.code}): {row.reason}")
 
 
 def read_chunk(path: Path) -> pd.DataFrame:
@@ -100,21 +105,30 @@ def read_chunk(path: Path) -> pd.DataFrame:
     return table.assign(folder=[path.parent / scan for scan in table["scan"]])
 
 
-def judge(scans: pd.DataFrame, settings: dict) -> pd.DataFrame:
-    """A copy in which scans below a threshold are excluded, with the reason, and `outlier` names odd measures.
+def judge(scans: pd.DataFrame, settings: dict, decisions: dict[str, dict]) -> pd.DataFrame:
+    """A copy in which it is decided who is left out, with code and reason, and `outlier` names odd measures.
 
-    A measure is odd if its robust z among the included scans lies beyond `outlier_z` on the suspicious side: low for
-    correlation and overlap, high for the bias, either for the volume.
+    A person's decision comes first, then the thresholds, then duplicates: of equal scans the first that is still in
+    stays. A measure is odd if its robust z among the included scans lies beyond `outlier_z` on the suspicious side: low
+    for correlation and overlap, high for the bias, either for the volume.
     """
     scans = scans.copy()
+    decided = scans["scan"].map({scan: entry["decision"] for scan, entry in decisions.items()})
+    for index in scans.index[decided.eq("exclude")]:
+        reason = decisions[scans.loc[index, "scan"]]["reason"] or "no reason is given"
+        exclude(scans, index, "excluded", f"By config/exclusions.tsv: {reason.rstrip('.')}.")
     for name, key in THRESHOLDS.items():
-        below = scans["status"].eq("included") & ~(scans[name] >= settings[key])
-        scans.loc[below, "reason"] = [
-            f"The {name} with the template, {value:.2f}, is below quality.{key} ({settings[key]:g}): "
-            "look at the montage, and check the scan's orientation and contrast."
-            for value in scans[name][below]
-        ]
-        scans.loc[below, "status"] = "excluded"
+        for index in scans.index[scans["status"].eq("included") & ~(scans[name] >= settings[key])]:
+            reason = (
+                f"The {name} with the template, {scans.loc[index, name]:.2f}, is below quality.{key} "
+                f"({settings[key]:g}): look at the montage, and check the scan's orientation and contrast."
+            )
+            exclude(scans, index, name, reason, decided[index] == "include")
+    for index, first in duplicates(scans).items():
+        reason = f"Its voxels are those of {first}: find out whose scan it is, and correct the list of scans."
+        exclude(scans, index, "duplicate", reason, decided[index] == "include")
+    fixed = decided.eq("include") & scans["status"].eq("excluded")
+    scans.loc[fixed, "reason"] += " `include` in config/exclusions.tsv cannot help that."
     included = scans["status"].eq("included")
     flags = pd.Series("", index=scans.index)
     for name, side in MEASURES.items() if included.sum() >= SMALLEST_COHORT else ():
@@ -123,6 +137,21 @@ def judge(scans: pd.DataFrame, settings: dict) -> pd.DataFrame:
         flags[odd.index] += [f"{name} {value:+.1f}; " for value in odd]
     scans["outlier"] = flags.str.removesuffix("; ")
     return scans
+
+
+def exclude(scans: pd.DataFrame, index: int, code: str, reason: str, overruled: bool = False) -> None:
+    """Leave a scan out, or note the code if a person overruled it."""
+    if overruled:
+        scans.loc[index, "overruled"] = f"{scans.loc[index, 'overruled']} {code}".strip()
+    else:
+        scans.loc[index, ["status", "code", "reason"]] = ["excluded", code, reason]
+
+
+def duplicates(scans: pd.DataFrame) -> dict[int, str]:
+    """The included scans whose voxels an included scan before them has, and that scan's name."""
+    known = scans[scans["status"].eq("included") & scans["voxels"].ne("")]
+    first = known.groupby("voxels")["scan"].transform("first")
+    return first[known["voxels"].duplicated()].to_dict()
 
 
 def draw(scans: pd.DataFrame, dataset: str) -> Figure:
@@ -137,7 +166,7 @@ def draw(scans: pd.DataFrame, dataset: str) -> Figure:
     registered = excluded[excluded["correlation"].notna()]
     shown = pd.concat([included[:SHOWN], registered[:SHOWN_EXCLUDED]])
     width = max(4.2 * min(COLUMNS, len(shown)), 8.4)
-    notes = [f"{row.scan}: {row.reason}" for row in excluded[:SHOWN].itertuples()]
+    notes = [f"{row.scan}: {public(row.code, row.reason)}" for row in excluded[:SHOWN].itertuples()]
     hidden = len(included) - min(SHOWN, len(included))
     notes += [f"and {len(excluded) - SHOWN} more excluded"] if len(excluded) > SHOWN else []
     lines = [line for note in notes for line in wrap(note, int(16 * width))]

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import TracebackType
 
 import psutil
 
@@ -27,6 +28,7 @@ def start(snakemake) -> None:
     """
     os.environ |= dict.fromkeys(THREADS, str(snakemake.threads))
     send_output_to(Path(snakemake.log[0]))
+    sys.excepthook = say_why
     end_with(next((p for p in psutil.Process().parents() if "snakemake" in " ".join(p.cmdline())), None))
 
 
@@ -41,6 +43,13 @@ def send_output_to(log: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)
+
+
+def say_why(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The end of a job that failed: the traceback goes to the log; a sentence for the user to the terminal, too."""
+    if issubclass(kind, ValueError):
+        tell(str(error))
+    sys.__excepthook__(kind, error, trace)
 
 
 def announce(message: str) -> None:

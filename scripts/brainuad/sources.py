@@ -11,6 +11,7 @@ import pandas as pd
 
 from brainuad import bids
 from brainuad.configuration import PLACEHOLDERS, nearest
+from brainuad.faults import FAULTS
 from brainuad.manifest import COLUMNS, ManifestError, check_families, exists, listing, read_table, scan_names
 from brainuad.patterns import Match, clean, find, why_nothing
 
@@ -40,8 +41,9 @@ def find_scans(datasets: dict[str, dict]) -> dict[str, Summary]:
     found = {}
     for name, entry in datasets.items():
         if entry["pattern"] is not None or entry["bids"] is not None:
-            table, found[name] = scan(name, entry)
+            table, left, found[name] = scan(name, entry)
             write(table, listing(name))
+            write(left, listing(name).with_suffix(".left_out.tsv"))
     return found
 
 
@@ -56,8 +58,8 @@ def write(table: pd.DataFrame, path: Path) -> None:
     part.replace(path)
 
 
-def scan(dataset: str, entry: dict) -> tuple[pd.DataFrame, Summary]:
-    """The scans that are found of a dataset, as a table with the columns of ``COLUMNS``, and a summary."""
+def scan(dataset: str, entry: dict) -> tuple[pd.DataFrame, pd.DataFrame, Summary]:
+    """The scans that are found of a dataset, with the columns of ``COLUMNS``; what is not taken; a summary."""
     source = "pattern" if entry["pattern"] is not None else "bids"
     key = f"`datasets.{dataset}.{source}`"
     if source == "pattern":
@@ -73,12 +75,12 @@ def scan(dataset: str, entry: dict) -> tuple[pd.DataFrame, Summary]:
     for match in matches:
         used.setdefault(match.key, match)
     table = table_of(used)
-    notes = [left_out(paths, reason) for reason, paths in others.items()]
-    further = [match.path for match in matches if used[match.key] is not match]
-    notes += [left_out(further, "further files of a session that has one")] if further else []
+    others["further"] = [match.path for match in matches if used[match.key] is not match]
     complete = {*used, *((subject, "") for subject, _ in used)}  # a folder that ends at the subject has no session
     alone = {match.key: match.path for match in without if match.labels and match.key not in complete}
-    notes += [left_out(list(alone.values()), "subjects or sessions without such a file")] if alone else []
+    others["absent"] = list(alone.values())
+    left = pd.DataFrame([(code, path) for code in others for path in others[code]], columns=["code", "path"])
+    notes = [left_out(paths, FAULTS[code].meaning) for code, paths in others.items() if paths]
     if entry["lesion"] is not None:
         notes += add_lesions(dataset, entry, table)
     participants = entry["participants"] or (bids.participants(entry["bids"]) if source == "bids" else None)
@@ -87,11 +89,11 @@ def scan(dataset: str, entry: dict) -> tuple[pd.DataFrame, Summary]:
     check_families(key, table)
     where = {"pattern": "by its pattern", "bids": "in its BIDS dataset"}[source]
     text = (
-        f"{dataset}: found {count(len(matches) + sum(map(len, others.values())), 'scan')} {where}, used "
+        f"{dataset}: found {count(len(table) + left['code'].ne('absent').sum(), 'scan')} {where}, used "
         f"{len(table)} of {count(table['subject'].nunique(), 'subject')} (the first is {table['scan'][0]}, "
         f"{table['t1w'][0]})"
     )
-    return table, Summary("; ".join([text, *notes]) + ".", not notes)
+    return table, left, Summary("; ".join([text, *notes]) + ".", not notes)
 
 
 def table_of(used: dict[tuple[str, str], Match]) -> pd.DataFrame:
