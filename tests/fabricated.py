@@ -47,6 +47,7 @@ def fabricated(folder: Path) -> tuple[dict, dict]:
     }
     for name, stems in pictures.items():
         files[name] = [picture(results / f"figures/{stem}.png", rng) for stem in stems]
+    files["intake"] = [write(results / "intake.tsv", intake())]
     for name in HEALTHY:
         files.setdefault("quality", []).append(write(results / f"quality/{name}.tsv", quality()))
         files.setdefault("montages", []).append(picture(results / f"quality/{name}.png", rng))
@@ -148,10 +149,18 @@ def costs():
 
 
 def quality():
-    rows = [{"scan": f"sub-{index}", "status": "included", "reason": "", "outlier": ""} for index in range(SUBJECTS)]
-    rows[1] |= {"status": "excluded", "reason": f"{TAG} cannot be read."}
+    rows = [
+        {"scan": f"sub-{index}", "status": "included", "code": "", "reason": "", "outlier": ""}
+        for index in range(SUBJECTS)
+    ]
+    rows[1] |= {"status": "excluded", "code": "excluded", "reason": f"By config/exclusions.tsv: {TAG}."}
     rows[2] |= {"outlier": "correlation -6.3"}
     return pd.DataFrame(rows)
+
+
+def intake():
+    row = {"dataset": "oasis", "subjects": SUBJECTS, "meaning": TAG}
+    return pd.DataFrame([{**row, "code": code, "scans": n} for code, n in (("found", 6), ("used", 5), ("excluded", 1))])
 
 
 def sample_set(folder, rng, anomalous):

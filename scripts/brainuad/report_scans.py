@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from brainuad import report_figures
+from brainuad.faults import public
 from brainuad.figures import axial
 from brainuad.page import Cell, Details, Paragraph, Picture, Row, Section, Table, embedded, number
 from brainuad.report_figures import Case
@@ -32,7 +33,7 @@ def quality(study: Study) -> Section:
     """Counts, who is left out and why, and the montage of each dataset."""
     tables = {path.stem: read(path) for path in study.paths("quality")}
     montages = {path.stem: path for path in study.paths("montages")}
-    blocks = [quality_counts(tables), *left_out(tables)] if tables else []
+    blocks = [quality_counts(tables), *became(study), *left_out(tables)] if tables else []
     caption = (
         "Axial, coronal and sagittal slice of each scan in template space; blue: the outline of the template's "
         "brain. r: correlation with the template; Dice: overlap of the brain masks. Outliers come first, excluded "
@@ -55,16 +56,30 @@ def quality_counts(tables: dict[str, pd.DataFrame]) -> Table:
     return Table(["Dataset", "Scans", "Included", "Left out", "Flagged as odd"], rows)
 
 
+def became(study: Study) -> list:
+    """How many scans were found and used, and by which code the others were left out."""
+    table = study.table("intake")
+    if table is None:
+        return []
+    rows = [
+        Row([Cell(row.dataset), Cell(row.code), Cell(str(row.scans), float(row.scans)), Cell(row.meaning)])
+        for row in table.itertuples()
+    ]
+    return [Details("What became of the scans, by code", [Table(["Dataset", "Code", "Scans", "Meaning"], rows)])]
+
+
 def left_out(tables: dict[str, pd.DataFrame]) -> list:
     """Who is left out and why, and who is in though a measure is odd."""
     out, odd = [], []
     for dataset, table in tables.items():
         for row in table.itertuples():
             if row.status != "included":
-                out.append(Row([Cell(dataset), Cell(row.scan), Cell(row.reason)]))
+                out.append(Row([Cell(dataset), Cell(row.scan), Cell(row.code), Cell(public(row.code, row.reason))]))
             elif row.outlier:
                 odd.append(Row([Cell(dataset), Cell(row.scan), Cell(row.outlier)]))
-    blocks = [Table(["Dataset", "Scan", "Left out because"], out)] if out else [Paragraph("No scan was left out.")]
+    blocks = (
+        [Table(["Dataset", "Scan", "Code", "Left out because"], out)] if out else [Paragraph("No scan was left out.")]
+    )
     if odd:
         table = Table(["Dataset", "Scan", "Odd measures (robust z)"], odd)
         blocks.append(Details(f"{len(odd)} scans that are in though a measure is odd", [table]))

@@ -22,6 +22,8 @@ TEXT = (
     "group",
     "sex",
     "site",
+    "code",
+    "meaning",
     "reason",
     "note",
     "outlier",
