@@ -417,7 +417,7 @@ def test_renaming_a_row_or_adding_a_seed_trains_nothing_again(study):
 @pytest.mark.workflow
 def test_a_dataset_is_a_manifest_and_an_entry(study):
     config = yaml.safe_load((study / "config/config.yaml").read_text())
-    scans = sorted((study / "results/phantom/phantom_b").glob("*/t1w.nii.gz"))
+    scans = [brighter(path) for path in sorted((study / "results/phantom/phantom_b").glob("*/t1w.nii.gz"))]
     rows = [f"new{i}\t{path}\t{ball(path) if i else ''}" for i, path in enumerate(scans)]
     (study / "new.tsv").write_text("\n".join(["subject\tt1w\tlesion", *rows]))
     config["datasets"]["newcomer"] = {"manifest": "new.tsv"}
@@ -426,6 +426,7 @@ def test_a_dataset_is_a_manifest_and_an_entry(study):
     expected = {
         "preprocess": 1,
         "quality": 1,
+        "intake": 1,
         "samples": 1,
         "score": models,
         "metrics": models,
@@ -443,6 +444,53 @@ def test_a_dataset_is_a_manifest_and_an_entry(study):
         "measured for real lesions, too"
     )
     assert "lesion_outside_brain" in (study / "results/logs/metrics/voxel_z/1/newcomer.log").read_text()
+
+
+def brighter(path):
+    """Write the scan of another subject, by its voxels; returns its path."""
+    scan = nib.load(path)
+    nib.save(nib.Nifti1Image(1.1 * scan.get_fdata(dtype=np.float32), scan.affine), path.with_name("brighter.nii.gz"))
+    return path.with_name("brighter.nii.gz")
+
+
+@pytest.mark.workflow
+def test_a_scan_that_was_trained_on_is_not_tested_on(study):
+    config = yaml.safe_load((study / "config/config.yaml").read_text())
+    scan = next((study / "results/phantom/phantom_a").glob("*/t1w.nii.gz"))
+    mirrored = nib.load(scan).as_reoriented([[0, -1], [2, 1], [1, 1]])
+    nib.save(mirrored, study / "other.nii")
+    (study / "new.tsv").write_text("subject\tt1w\nsomebody\tother.nii\n")
+    config["datasets"]["newcomer"] = {"manifest": "new.tsv"}
+    config["training"]["seeds"] = [2]
+    write(study, config)
+    output = snakemake(study, check=False)
+    assert f"1 scan is there twice, voxel for voxel: {scan.parent.name} of 'phantom_a'" in output
+    assert "= sub-somebody of 'newcomer' (test)" in output
+    assert not list(study.glob("results/train/*/2/model.json")), "nothing was trained"
+    assert "Traceback" not in output
+    subject = scan.parent.name.removeprefix("sub-")
+    (study / "new.tsv").write_text(f"subject\tt1w\n{subject}\tother.nii\n")
+    output = snakemake(study, "-n", check=False)
+    assert f"The datasets 'phantom_a' and 'newcomer' share the subject '{subject}'." in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.workflow
+def test_a_decision_makes_anew_what_follows_and_no_more(study):
+    dataset = study / "results/quality/phantom_b.tsv"
+    subject = pd.read_csv(dataset, sep="\t", dtype=str)["subject"][0]
+    (study / "config/exclusions.tsv").write_text(
+        f"dataset\tsubject\tdecision\treason\nphantom_b\t{subject}\texclude\tmoved\n"
+    )
+    planned = jobs(snakemake(study, "results/report.html"))
+    assert not {"phantom", "preprocess", "train", "thresholds", "synthetic"} & set(planned)
+    assert (planned["quality"], planned["samples"], planned["score"]) == (1, 1, 2)
+    table = pd.read_csv(dataset, sep="\t", dtype=str).set_index("subject")
+    assert table.loc[subject, ["status", "code"]].tolist() == ["excluded", "excluded"]
+    assert "By config/exclusions.tsv: moved." in (study / "results/report.html").read_text()
+    counted = pd.read_csv(study / "results/intake.tsv", sep="\t").set_index(["dataset", "code"])["scans"]
+    assert counted["phantom_b"].to_dict() == {"found": 2, "used": 1, "excluded": 1}
+    assert "Nothing to be done" in snakemake(study, "results/report.html")
 
 
 def ball(path):

@@ -125,7 +125,8 @@ def agree(sform: np.ndarray, header: nibabel.Nifti1Header, same_space: bool) -> 
     Where they place the head is left aside: registration begins at its centre of mass.
     """
     try:
-        between = sform[:3, :3] @ np.linalg.inv(header.get_qform()[:3, :3])
+        with np.errstate(all="ignore"):
+            between = sform[:3, :3] @ np.linalg.inv(header.get_qform()[:3, :3])
     except (ValueError, np.linalg.LinAlgError, nibabel.spatialimages.HeaderDataError):
         return False
     return np.abs(between - np.eye(3)).max() < AGREEMENT if same_space else np.diag(between).min() > 0
@@ -138,6 +139,8 @@ def load(path: str | Path) -> nibabel.Nifti1Image:
     image = whole(path, nibabel.load, path)
     if not isinstance(image, nibabel.Nifti1Pair) or image.get_data_dtype().kind not in "iuf":
         raise BadScan("format", f"{path} is not a NIfTI file of real numbers: convert the scan to NIfTI.")
+    if said := contradiction(image):
+        raise BadScan("unreadable", f"{path} cannot be read ({said}): {AGAIN}.")
     shape = volume_shape(image)
     if len(shape) != 3:
         raise BadScan("dimensions", f"{path} has {image.ndim} axes {image.shape}: give one 3-D T1-weighted volume.")
@@ -153,6 +156,17 @@ def load(path: str | Path) -> nibabel.Nifti1Image:
     return image
 
 
+def contradiction(image: nibabel.Nifti1Image) -> str:
+    """What a header says of its voxels that cannot be so; nibabel logs it, and reads other voxels than were saved."""
+    with image.file_map["header" if "header" in image.file_map else "image"].get_prepare_fileobj("rb") as file:
+        header = image.header_class.from_fileobj(file, check=False)
+    offset, first = float(header["vox_offset"]), header.single_vox_offset if header.is_single else 0
+    if offset < first or not offset.is_integer():
+        return f"its voxels are said to begin at byte {offset:g}"
+    bits, said = 8 * image.get_data_dtype().itemsize, int(header["bitpix"])
+    return f"its voxels are said to have {said} bits, and {bits} by their type" if said not in (0, bits) else ""
+
+
 def volume_shape(image: nibabel.Nifti1Image) -> tuple[int, ...]:
     """The shape without trailing axes of length 1."""
     shape = image.shape
@@ -165,8 +179,7 @@ def voxels(path: str | Path, image: nibabel.Nifti1Image) -> np.ndarray:
     """All voxels as float32; what single precision cannot hold becomes infinite."""
     if str(path).endswith(".gz"):
         whole(path, unpack, path)
-    with np.errstate(all="ignore"):
-        return whole(path, image.get_fdata, dtype=np.float32, caching="unchanged").reshape(volume_shape(image))
+    return whole(path, image.get_fdata, dtype=np.float32, caching="unchanged").reshape(volume_shape(image))
 
 
 def unpack(path: str | Path) -> None:
@@ -179,7 +192,8 @@ def unpack(path: str | Path) -> None:
 def whole(path: str | Path, read, *arguments, **options):
     """What a function reads from a file; whatever it raises is the file's fault, unless it is the machine's."""
     try:
-        return read(*arguments, **options)
+        with np.errstate(all="ignore"):
+            return read(*arguments, **options)
     except MemoryError:
         raise
     except Exception as error:
