@@ -10,7 +10,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from brainuad.configuration import check, is_floor, model_digest
-from brainuad.exclusions import FILE, read_decisions, without_excluded
+from brainuad.exclusions import FILE, counted, read_decisions, without_excluded
 from brainuad.leakage import check_people, people
 from brainuad.manifest import check_splits, chunks, exists, listing, read_datasets
 from brainuad.sources import find_scans, summaries
@@ -31,6 +31,8 @@ except ValueError as error:
 if workflow.is_main_process:
     for summary in summaries(scans, config["datasets"], found):
         (logger.info if summary.complete else logger.warning)(summary.text)
+    if said := counted(decisions):
+        logger.warning(said)
 
 jobs = {dataset: chunks(table, config["preprocessing"]["scans_per_job"]) for dataset, table in scans.items()}
 synthetic_datasets = [dataset for dataset, entry in config["datasets"].items() if entry["from"]]
@@ -62,12 +64,10 @@ def phantom_rows(wildcards):
 
 def scan_rows(wildcards):
     """The scans of one preprocessing job, with what the dataset declares and a person decided about them."""
-    columns = ["scan", "subject", "session", "t1w", "lesion"]
-    table = jobs[wildcards.dataset][wildcards.chunk][columns]
-    decided = table["scan"].map({scan: entry["decision"] for scan, entry in decisions[wildcards.dataset].items()})
-    stripped = config["datasets"][wildcards.dataset]["skull_stripped"]
-    rows = table.assign(include=decided.eq("include")).to_dict("records")
-    return [{**row, "skull_stripped": stripped} for row in rows]
+    dataset, columns = wildcards.dataset, ["scan", "subject", "session", "t1w", "lesion"]
+    rows = jobs[dataset][wildcards.chunk][columns].assign(skull_stripped=config["datasets"][dataset]["skull_stripped"])
+    decided = rows["scan"].map({scan: entry["decision"] for scan, entry in decisions[dataset].items()})
+    return rows.assign(include=decided.eq("include")).to_dict("records")
 
 
 def dataset_decisions(wildcards):

@@ -38,12 +38,7 @@ rule quality:
     input:
         dataset_chunks,
     output:
-        table=report(
-            "results/quality/{dataset}.tsv",
-            caption="report/quality_table.rst",
-            category="Quality control",
-            labels={"dataset": "{dataset}", "show": "table"},
-        ),
+        table="results/quality/{dataset}.tsv",
         montage=report(
             "results/quality/{dataset}.png",
             caption="report/quality_montage.rst",
@@ -75,7 +70,12 @@ rule intake:
         left_out=searched(),
         manifests=manifests(),
     output:
-        "results/intake.tsv",
+        report(
+            "results/intake.tsv",
+            caption="report/intake.rst",
+            category="Quality control",
+            labels={"dataset": "all", "show": "table"},
+        ),
     log:
         "results/logs/intake.log",
     benchmark:

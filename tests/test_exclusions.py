@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from brainuad.exclusions import read_decisions, without_excluded
+from brainuad.exclusions import counted, read_decisions, without_excluded
 from brainuad.manifest import ManifestError, scan_names
 from conftest import ROOT
 
@@ -35,12 +35,14 @@ def test_a_line_is_for_a_session_or_for_all(tmp_path, study):
         "sub-02": {"decision": "include", "reason": ""},
     }
     assert [len(table) for table in without_excluded(study, decided).values()] == [1, 0]
+    assert counted(decided) == "By config/exclusions.tsv: 2 of site excluded, 1 of site included, 1 of ixi excluded."
     decided = decide(tmp_path, study, "dataset\tsubject\tsession\tdecision\nsite\t01\tses-2\texclude\n")
     assert list(decided["site"]) == ["sub-01_ses-2"]
 
 
 def test_without_the_file_nothing_is_decided(tmp_path, study):
     assert read_decisions(tmp_path / "none.tsv", study) == {"site": {}, "ixi": {}}
+    assert counted({"site": {}}) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The preprocessing job: what it writes, what it sets aside, what it does not do twice."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -14,8 +15,10 @@ from nibabel import orientations
 from scipy import ndimage
 
 from brainuad import preprocessing
+from brainuad.faults import BadScan
 from brainuad.phantom import Site, simulate
 from brainuad.preprocessing import preprocess
+from brainuad.quality import judge, read_chunk
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SETTINGS = {
@@ -26,6 +29,7 @@ SETTINGS = {
     "normalization": {"low": 1.0, "high": 99.0},
     "seed": 7,
 }
+SECRET = b"DOE^JANE"  # as a scanner writes it into headers
 MEASURES = {"correlation": 0.8, "overlap": 0.9, "brain_volume_ml": 1400.0, "bias_range": 1.2}
 
 
@@ -61,7 +65,11 @@ def cohort(tmp_path_factory):
     points = nibabel.affines.apply_affine(scan.t1w.affine, np.indices(scan.brain.shape).reshape(3, -1).T)
     ball = (np.linalg.norm(points - [25, -20, 25], axis=1) < 12).reshape(scan.brain.shape)
     codes = orientations.ornt_transform(*map(orientations.axcodes2ornt, ("RAS", "PSR")))
-    nibabel.save(scan.t1w, folder / "ras.nii.gz")
+    named = nibabel.Nifti1Image(scan.t1w.get_fdata(dtype=np.float32), scan.t1w.affine)
+    for field in ("descrip", "aux_file", "intent_name", "db_name"):
+        named.header[field] = SECRET
+    named.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", SECRET))
+    nibabel.save(named, folder / "ras.nii.gz")
     nibabel.save(scan.t1w.as_reoriented(codes), folder / "psr.nii.gz")
     save(ball.astype(np.uint8), folder / "lesion.nii.gz", scan.t1w.affine)
     (folder / "cut.nii.gz").write_bytes((folder / "ras.nii.gz").read_bytes()[:9000])
@@ -98,6 +106,17 @@ def test_outputs_lie_on_the_template_in_range(cohort):
     assert not array[~inside].any()
 
 
+def test_no_text_of_a_header_is_passed_on(cohort):
+    folder, _ = cohort
+    assert SECRET in gzip.decompress((folder / "ras.nii.gz").read_bytes())
+    written = [path for path in (folder / "out").rglob("*") if path.is_file()]
+    assert len(written) > 10
+    for path in written:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        assert SECRET not in content, path
+        assert str(folder).encode() not in content or path.suffix in (".tsv", ".json"), path
+
+
 def test_record_holds_the_measures(cohort):
     folder, _ = cohort
     record = json.loads((folder / "out/sub-ras/quality.json").read_text())
@@ -127,6 +146,61 @@ def test_storage_order_does_not_matter(cohort):
     ras, psr = (nibabel.load(cohort[0] / f"out/sub-{name}/t1w.nii.gz").get_fdata() for name in ("ras", "psr"))
     assert np.abs(ras - psr).mean() < 1e-3
     assert read_table(cohort[0] / "out/chunk-0.tsv")["orientation"]["psr"] == "PSR"
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """One simulated brain stored in many ways, preprocessed; name → image, brain and transform in template space."""
+    folder, code = tmp_path_factory.mktemp("stored"), orientations.axcodes2ornt
+    scan = simulate("002", Site(spacing=(2.5, 2.5, 2.5), noise=0), seed=7).t1w
+    array = scan.get_fdata(dtype=np.float32)
+    ways = {"ras": scan, "oblique": simulate("002", Site(spacing=(2.5, 2.5, 2.5), noise=0, oblique=15), seed=7).t1w}
+    ways |= {"las": scan.as_reoriented(orientations.ornt_transform(code("RAS"), code("LAS")))}
+    ways |= {"sip": scan.as_reoriented(orientations.ornt_transform(code("RAS"), code("IPR")))}
+    for name, dtype in (("scaled8", np.uint8), ("scaled16", ">i2")):  # nibabel chooses slope and intercept
+        ways[name] = nibabel.Nifti1Image(array - 100 * (name == "scaled16"), scan.affine, dtype=dtype)
+    ways["tiny"] = nibabel.Nifti1Image(array.astype(np.float64) * 1e-9, scan.affine)
+    site = Site(spacing=(2.5, 2.5, 2.5), contrast=(1, 0.6, 0.4))
+    ways["t2"] = simulate("002", site, seed=7).t1w
+    ways["mislabelled"] = nibabel.Nifti1Image(array.transpose(2, 0, 1), scan.affine)  # right would be superior
+    for name, image in ways.items():
+        nibabel.save(image, folder / f"{name}.nii.gz")
+    preprocess([entry(name, folder / f"{name}.nii.gz") for name in ways], folder, folder / "table.tsv", SETTINGS)
+    return {name: results(folder / f"sub-{name}") for name in ways} | {"table": folder / "table.tsv"}
+
+
+def results(folder):
+    """Image, brain, and where points 60 mm around the middle of the template come from, in mm."""
+    import ants
+
+    transform = ants.read_transform(str(folder / "to_template.mat"))
+    points = [transform.apply_to_point(point.tolist()) for point in np.indices((3, 3, 3)).reshape(3, -1).T * 60.0 - 60]
+    arrays = [nibabel.load(folder / f"{name}.nii.gz").get_fdata() for name in ("t1w", "mask")]
+    return arrays[0], arrays[1] > 0, np.array(points)
+
+
+@pytest.mark.parametrize("name", ["las", "sip"])
+def test_the_order_of_storage_changes_no_voxel(stored, name):
+    assert np.array_equal(stored[name][0], stored["ras"][0])
+
+
+@pytest.mark.parametrize("name", ["oblique", "scaled8", "scaled16", "tiny"])
+def test_the_same_brain_in_any_form_gives_the_same_volume(stored, name):
+    """Registration finds its place to a fraction of a millimetre again, and the rest is interpolation."""
+    (t1w, brain, points), (reference, inside, expected) = stored[name], stored["ras"]
+    assert np.linalg.norm(points - expected, axis=1).max() < SETTINGS["resolution"] / 4
+    assert 2 * (brain & inside).sum() / (brain.sum() + inside.sum()) > 0.97
+    assert np.corrcoef(t1w[inside], reference[inside])[0, 1] > 0.985
+    assert np.abs(t1w - reference)[inside].mean() < 0.03
+
+
+def test_a_wrong_contrast_and_a_wrong_header_are_left_out_by_name(stored):
+    judged = judge(read_chunk(stored["table"]), {"min_correlation": 0.5, "min_overlap": 0.8, "outlier_z": 3.5}, {})
+    codes = judged.set_index("subject")["code"]
+    assert codes["t2"] == "correlation"
+    assert codes["mislabelled"] in ("correlation", "overlap")
+    assert set(codes.drop(["t2", "mislabelled", "las", "sip"])) == {""}
+    assert codes[["las", "sip"]].tolist() == ["duplicate"] * 2, "they are the same scan, stored otherwise"
 
 
 def test_another_process_writes_the_same_bytes(cohort, tmp_path):
@@ -219,6 +293,32 @@ def test_a_killed_job_repeats_no_finished_scan(counted, tmp_path):
     assert not (tmp_path / "table.tsv").exists()
     assert job(tmp_path, "a", "stop", "b")["status"].eq("included").all()
     assert counted == ["a", "stop", "stop", "b"]
+
+
+def test_a_decision_about_a_doubt_is_followed_both_ways(monkeypatch, tmp_path):
+    calls = []
+
+    def run(scan, folder, settings):
+        calls.append(scan["subject"])
+        doubtful = scan["subject"] == "odd"
+        if doubtful and not scan["include"]:
+            raise BadScan("no_affine", "It has none.")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*preprocessing.IMAGES, *preprocessing.TRANSFORMS):
+            (folder / name).touch()
+        return MEASURES | {"overruled": "no_affine" * doubtful}
+
+    monkeypatch.setattr(preprocessing, "run", run)
+
+    def codes(include):
+        scans = [{**entry(name, tmp_path / name), "include": include} for name in ("odd", "plain")]
+        preprocess(scans, tmp_path / "out", tmp_path / "table.tsv", SETTINGS)
+        return read_table(tmp_path / "table.tsv")[["code", "overruled"]].to_numpy().tolist()
+
+    for include, expected in ((False, ["no_affine", ""]), (True, ["", "no_affine"])) * 2:
+        assert codes(include) == [expected, ["", ""]]
+        assert codes(include) == [expected, ["", ""]]
+    assert calls == ["odd", "plain", "odd", "odd", "odd"]
 
 
 def test_an_unexpected_failure_excludes_and_is_tried_again(counted, tmp_path, capsys):

@@ -75,6 +75,18 @@ def test_the_page_needs_nothing_else(page):
         assert not [element for element in drawing.iter() if element.tag.endswith("script")]
 
 
+def test_no_path_of_a_scan_reaches_the_page(study, tmp_path):
+    """The sentences of the quality table name files, and files may be named after people."""
+    row = {"scan": "sub-1", "status": "excluded", "code": "unreadable", "outlier": ""}
+    pd.DataFrame([{**row, "reason": "/data/Jane_Doe/t1.nii.gz cannot be read (it is empty): copy it again."}]).to_csv(
+        tmp_path / "oasis.tsv", sep="\t", index=False
+    )
+    section = repr(report_scans.quality(Study(study.settings, {"quality": [tmp_path / "oasis.tsv"]})))
+    assert "'unreadable'" in section
+    assert "the file is empty, truncated, wrongly compressed or otherwise damaged" in section
+    assert "Jane_Doe" not in section
+
+
 @pytest.mark.parametrize(
     ("section", "names"),
     [

@@ -113,6 +113,16 @@ def test_files_stay_small():
         assert len(path.read_text().splitlines()) <= 400, path
 
 
+def test_what_is_personal_is_ignored_by_git():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    paths = ("config/datasets/hcp.tsv", "config/datasets/ages.xlsx", "config/exclusions.tsv", "results/report.html")
+    for path in (*paths, *(f"my_study/{path}" for path in paths)):
+        assert subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT, check=False).returncode == 0, path
+    for path in ("config/datasets/example.tsv", "config/exclusions.example.tsv", "results/README.md"):
+        assert subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT, check=False).returncode == 1, path
+
+
 def test_the_library_never_hears_of_snakemake():
     for path in LIBRARY.rglob("*.py"):
         if path.name != "runtime.py":

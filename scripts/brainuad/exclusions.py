@@ -8,7 +8,7 @@ from brainuad.configuration import nearest
 from brainuad.manifest import ManifestError, read_table
 from brainuad.patterns import clean
 
-__all__ = ["FILE", "read_decisions", "without_excluded"]
+__all__ = ["FILE", "counted", "read_decisions", "without_excluded"]
 
 FILE = Path("config/exclusions.tsv")  # in the folder of the study
 COLUMNS = ("dataset", "subject", "session", "decision", "reason")
@@ -68,6 +68,15 @@ def named(line: str, row: pd.Series, scans: dict[str, pd.DataFrame]) -> list[str
         session = f" with a session {row['session']!r}" if row["session"] else ""
         raise ManifestError(f"{line}: the dataset {row['dataset']!r} has no subject {row['subject']!r}{session}.")
     return list(mine["scan"])
+
+
+def counted(decided: dict[str, dict[str, dict]]) -> str:
+    """How many scans of each dataset a person decided about, in a sentence; empty for none."""
+    said = []
+    for name, entries in decided.items():
+        decisions = [entry["decision"] for entry in entries.values()]
+        said += [f"{decisions.count(which)} of {name} {which}d" for which in DECISIONS if which in decisions]
+    return f"By {FILE}: {', '.join(said)}." if said else ""
 
 
 def without_excluded(scans: dict[str, pd.DataFrame], decided: dict[str, dict[str, dict]]) -> dict[str, pd.DataFrame]:
