@@ -604,6 +604,13 @@ def test_bad_scans_are_set_aside_and_the_others_finish(finished, tmp_path):
     assert quality["status"].value_counts().to_dict() == {"included": 4, "excluded": len(names)}
     for name in names:
         assert f"{name}.nii.gz" in quality.loc[name, "reason"]
+    codes = ("unreadable", "unreadable", "dimensions", "non_finite", "constant", "missing")
+    assert quality.loc[list(names), "code"].tolist() == list(codes)
+    counted = pd.read_csv(tmp_path / "results/intake.tsv", sep="\t").set_index("code")["scans"].to_dict()
+    assert counted == {"found": 4 + len(names), "used": 4, **Counter(codes)}
+    page = (tmp_path / "results/report.html").read_text()
+    assert "truncated, wrongly compressed" in page
+    assert ".nii.gz" not in page
     table = pd.read_csv(tmp_path / "results/comparison.tsv", sep="\t")
     assert table["cohort/ssim/frame/images"].notna().all()
 
