@@ -29,6 +29,7 @@ SETTINGS = {
     "normalization": {"low": 1.0, "high": 99.0},
     "seed": 7,
 }
+THRESHOLDS = {"min_correlation": 0.5, "min_overlap": 0.8, "outlier_z": 3.5}
 SECRET = b"DOE^JANE"  # as a scanner writes it into headers
 MEASURES = {"correlation": 0.8, "overlap": 0.9, "brain_volume_ml": 1400.0, "bias_range": 1.2}
 
@@ -195,12 +196,27 @@ def test_the_same_brain_in_any_form_gives_the_same_volume(stored, name):
 
 
 def test_a_wrong_contrast_and_a_wrong_header_are_left_out_by_name(stored):
-    judged = judge(read_chunk(stored["table"]), {"min_correlation": 0.5, "min_overlap": 0.8, "outlier_z": 3.5}, {})
+    judged = judge(read_chunk(stored["table"]), THRESHOLDS, {})
     codes = judged.set_index("subject")["code"]
     assert codes["t2"] == "correlation"
     assert codes["mislabelled"] in ("correlation", "overlap")
     assert set(codes.drop(["t2", "mislabelled", "las", "sip"])) == {""}
     assert codes[["las", "sip"]].tolist() == ["duplicate"] * 2, "they are the same scan, stored otherwise"
+
+
+def test_what_is_no_brain_is_left_out_by_name(tmp_path, rng):
+    noise = rng.random((60, 70, 60)).astype(np.float32)
+    distance = np.linalg.norm(np.indices(noise.shape).T - (30, 35, 30), axis=-1).T
+    shapes = {"noise": noise, "spike": noise + 1e9 * (distance < 1), "ball": noise * (distance < 20)}
+    scans = [
+        entry(f"{name}{stripped}", save(array, tmp_path / f"{name}.nii"), skull_stripped=stripped)
+        for name, array in shapes.items()
+        for stripped in (True, False)
+    ]
+    preprocess(scans, tmp_path, tmp_path / "table.tsv", SETTINGS)
+    judged = judge(read_chunk(tmp_path / "table.tsv"), THRESHOLDS, {}).set_index("subject")
+    assert judged["code"]["ballTrue"] == "correlation"
+    assert set(judged["code"].drop("ballTrue")) == {"brain_mask"}
 
 
 def test_another_process_writes_the_same_bytes(cohort, tmp_path):

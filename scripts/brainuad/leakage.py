@@ -43,11 +43,12 @@ def check_people(table: pd.DataFrame) -> None:
 
 def check_undeclared(table: pd.DataFrame) -> None:
     """Refuse a label of two datasets of which neither says whose labels these are."""
-    datasets = table.groupby("subject")["dataset"].unique()
-    shared = datasets[datasets.map(len) > 1]
+    pairs = table[["subject", "dataset"]].drop_duplicates()
+    shared = pairs[pairs["subject"].duplicated(keep=False)]
     if len(shared):
-        one, two = shared.iloc[0][:2]
-        common = shared.index[shared.map(lambda names: one in names and two in names)]
+        one, two = shared["dataset"][shared["subject"] == shared["subject"].iloc[0]].iloc[:2]
+        both = shared["subject"][shared["dataset"].isin([one, two])]
+        common = list(both[both.duplicated()])
         raise ManifestError(
             f"The datasets {one!r} and {two!r} share {some(common, 'subject')}. If these are the same people, give "
             f"`datasets.{one}.people` and `datasets.{two}.people` the same name, and each is kept on one side; if they "
@@ -57,18 +58,21 @@ def check_undeclared(table: pd.DataFrame) -> None:
 
 def check_sides(table: pd.DataFrame, unit: str) -> None:
     """Refuse a subject or a family (``unit``) whose scans fall into two splits."""
-    groups = table.groupby(["people", unit])["split"].nunique()
-    torn = groups[groups > 1]
+    sides = table[["people", unit, "split"]].drop_duplicates()
+    torn = sides[sides.duplicated(["people", unit])].drop_duplicates(["people", unit])
     if not len(torn):
         return
-    labels = [label for _, label in torn.index]
-    rows = table[(table["people"] == torn.index[0][0]) & (table[unit] == labels[0])]
+    labels = list(torn[unit])
+    rows = table[(table["people"] == torn["people"].iloc[0]) & (table[unit] == labels[0])]
     first, second = list(rows.drop_duplicates("split").itertuples())[:2]
     falls = "falls" if len(labels) == 1 else "fall"
+    others = f" If these are other people, give `datasets.{second.dataset}.people` a name of its own."
     raise ManifestError(
         f"T{some(labels, unit)[1:]} {falls} into two splits: {first.scan} of dataset {first.dataset!r} is in "
         f"{first.split!r}, {second.scan} of {second.dataset!r} in {second.split!r}. Give both the same `split` or the "
         "same value in a column 'split', or leave one out by `exclude` in config/exclusions.tsv."
+        + others
+        * (first.dataset != second.dataset)
     )
 
 
@@ -97,7 +101,7 @@ def check_voxels(table: pd.DataFrame) -> None:
     )
 
 
-def some(labels: list[str] | pd.Index, noun: str) -> str:
+def some(labels: list[str], noun: str) -> str:
     """The first labels, and how many more there are."""
     noun = noun if len(labels) == 1 else {"family": "families"}.get(noun, f"{noun}s")
     more = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""

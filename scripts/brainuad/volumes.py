@@ -104,11 +104,11 @@ def brain_mask(
     mask = _foreground(image) if skull_stripped else _brain_of_head(image, template, spacing, seed)
     volume = _millilitres(mask, image.spacing)
     if not PLAUSIBLE_VOLUME[0] <= volume <= PLAUSIBLE_VOLUME[1]:
-        kind = "skull-stripped scan" if skull_stripped else "head"
+        kind, remedy = ("head", "strip the skull with another tool and set skull_stripped to true")
+        if skull_stripped:
+            kind, remedy = ("skull-stripped scan", "look at it, and set skull_stripped to false if it shows a head")
         raise BadScan(
-            "brain_mask",
-            f"the brain mask found in this {kind} has {volume:.0f} ml, which no brain has; "
-            "strip the skull with another tool and set skull_stripped to true",
+            "brain_mask", f"the brain mask found in this {kind} has {volume:.0f} ml, which no brain has; {remedy}"
         )
     return like(mask, image)
 
