@@ -22,6 +22,11 @@ def test_every_code_is_described_and_used():
     assert set(raised) <= set(FAULTS)
 
 
+def test_a_person_overrules_judgements_only():
+    judged = {code for code, fault in FAULTS.items() if fault.judged}
+    assert judged == {"no_affine", "sform_qform", "correlation", "overlap", "duplicate"}
+
+
 def test_what_others_are_shown_names_no_file():
     assert public("unreadable", "/data/John/t1.nii cannot be read.") == FAULTS["unreadable"].meaning
     assert public("excluded", "By config/exclusions.tsv: moved.") == "By config/exclusions.tsv: moved."

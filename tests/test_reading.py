@@ -224,7 +224,14 @@ def odd_images():
     for shape in ((20,), (20, 24), (*SHAPE, 3), (*SHAPE, 1, 3), (20, 24, 1)):
         image = nibabel.Nifti1Image(np.ones(shape, np.float32), affine)
         yield f"axes{'x'.join(map(str, shape))}.nii", image, {"dimensions"}
-    for name, value in (("nan", np.nan), ("inf", np.inf), ("minus_inf", -np.inf), ("beyond", 1e300)):
+    for name, value in (
+        ("huge", 3e38),
+        ("minus_huge", -3e38),
+        ("nan", np.nan),
+        ("inf", np.inf),
+        ("minus_inf", -np.inf),
+        ("beyond", 1e300),
+    ):
         array = truth().astype(np.float64)
         array[3, 4, 5] = value
         yield f"{name}.nii.gz", nibabel.Nifti1Image(array, affine), {"non_finite"}

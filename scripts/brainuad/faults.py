@@ -53,7 +53,11 @@ FAULTS = {
         Fault("missing", "reading", "the file does not exist"),
         Fault("unreadable", "reading", "the file is empty, truncated, wrongly compressed or otherwise damaged"),
         Fault("format", "reading", "not a NIfTI file of real numbers (ANALYZE, MGH, colours, complex numbers)"),
-        Fault("dimensions", "reading", "not one 3-D volume: two-dimensional, a series, empty or far too large"),
+        Fault(
+            "dimensions",
+            "reading",
+            "not one 3-D volume: flat, a series (one of a single volume is taken), empty or far too large",
+        ),
         Fault("affine", "reading", "the affine is singular or not finite"),
         Fault(
             *("no_affine", "reading", "neither sform nor qform is set, so that left and right are unknown"),
@@ -63,14 +67,8 @@ FAULTS = {
             *("sform_qform", "reading", "sform and qform contradict each other, so that left and right are in doubt"),
             judged="the sform is taken",
         ),
-        Fault(
-            *("voxel_size", "reading", "voxels that are too small or too large for a T1-weighted scan of a head"),
-            judged="the header is believed",
-        ),
-        Fault(
-            *("field_of_view", "reading", "a field of view that is too small or too large for a head"),
-            judged="the header is believed",
-        ),
+        Fault("voxel_size", "reading", "voxels that are too small or too large for a T1-weighted scan of a head"),
+        Fault("field_of_view", "reading", "a field of view that is too small or too large for a head"),
         Fault("non_finite", "reading", "voxels that are NaN, infinite or beyond single precision"),
         Fault("constant", "reading", "all voxels are equal"),
         Fault("lesion", "reading", "the lesion mask is missing, damaged or not finite"),

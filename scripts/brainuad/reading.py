@@ -18,7 +18,8 @@ __all__ = ["digest", "doubts", "read_lesion", "read_scan"]
 
 VOXEL_SIZE = (0.2, 6.0)  # mm
 FIELD_OF_VIEW = (80.0, 600.0)  # mm
-MOST_VOXELS = 2**29  # a head at 0.25 mm; half a gigabyte in bytes
+MOST_VOXELS = 2**29  # a head at 0.25 mm; two gigabytes in single precision
+LARGEST = 1e37  # of a voxel: single precision must hold differences and sums of a few
 LEAST_VOLUME = 0.5  # of a voxel, as a share of that of a box with its edges; a tilted gantry shears to 0.85
 AGREEMENT = 0.1  # largest difference between sform and qform that claim the same space: 6 degrees, or 10 % of a length
 # Errors of a disk or its network, which say nothing of the file: the job fails, and the next run does what is left.
@@ -51,11 +52,12 @@ def read_scan(path: str | Path, include: bool = False) -> nibabel.Nifti1Image:
             text = " x ".join(f"{value:.3g}" for value in values)
             raise BadScan(code, f"{path} has {what} of {text} mm, outside {low:g} to {high:g}: correct its header.")
     array = voxels(path, image)
-    bad = np.count_nonzero(~np.isfinite(array))
+    bad = np.count_nonzero(~(np.abs(array) < LARGEST))
     if bad:
         raise BadScan(
             "non_finite",
-            f"{path} has {bad} voxels that are NaN or infinite: replace them, or export the scan again.",
+            f"{path} has {bad} voxels that are NaN, infinite or beyond single precision: replace them, or export the "
+            "scan again.",
         )
     lowest, highest = array.min(), array.max()
     if lowest == highest:
