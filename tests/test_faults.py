@@ -1,37 +1,194 @@
-import re
+"""Faults that were found in published evaluations of anomaly detection, each with the test that would catch it here."""
 
-from brainuad.faults import FAULTS, STAGES, counted, documentation, public
+import importlib
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from sklearn.metrics import confusion_matrix
+
+from brainuad import training
+from brainuad.cohort import Cohort
+from brainuad.configuration import check
+from brainuad.measures import above_threshold, count_regions, curves, false_positive_numbers
+from brainuad.models import create
+from brainuad.results import Results
+from brainuad.sample_set import SampleSet, SampleWriter
+from brainuad.scoring import components
+from brainuad.tables import make_table, numbers
+from brainuad.typeset import as_html, as_latex, as_markdown
 from conftest import ROOT
 
-LIBRARY = ROOT / "scripts/brainuad"
+SIZE = (16, 16)
+RATES = (0.01, 0.05)
 
 
-def test_the_page_of_codes_is_made_of_the_catalogue():
-    written = (ROOT / "docs/left_out.md").read_text()
-    assert written == documentation(), "run: cd scripts && python -m brainuad.faults > ../docs/left_out.md"
+@pytest.fixture
+def cohort(tmp_path):
+    """Three test images with lesions, their brains and the maps of no particular model."""
+    generator = np.random.default_rng(0)
+    writer = SampleWriter(tmp_path / "samples", 3, SIZE)
+    maps = []
+    for index in range(3):
+        brain, lesion = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
+        brain[2:14, 2:14], lesion[4:8, 4 : 7 + index] = True, True
+        writer.add(generator.random(SIZE), brain, lesion, {"scan": f"sub-{index}", "subject": index, "split": "test"})
+        maps.append(generator.random((1, *SIZE), dtype=np.float32) + 0.3 * lesion)
+    writer.close()
+    (tmp_path / "score").mkdir()
+    np.save(tmp_path / "score/map.npy", np.float32(maps))
+    pd.DataFrame(writer.rows).to_csv(tmp_path / "score/table.tsv", sep="\t", index=False)
+    return Cohort(tmp_path / "score", SampleSet(tmp_path / "samples"))
 
 
-def test_every_code_is_described_and_used():
-    code = "".join(path.read_text() for path in LIBRARY.glob("*.py") if path.name != "faults.py")
-    for name, fault in FAULTS.items():
-        assert fault.code == name
-        assert fault.stage in STAGES
-        assert f'"{name}"' in code, f"nothing is ever left out for {name}"
-    raised = re.findall(r'BadScan\(\s*"(\w+)"', code)
-    assert raised
-    assert set(raised) <= set(FAULTS)
+def pixels(cohort, threshold):
+    """What is marked and what is true of the brain's pixels of all images."""
+    brain = np.stack([brain for brain, _ in cohort.masks()])
+    truth = np.stack([lesion for _, lesion in cohort.masks()])[brain]
+    return (np.stack(list(cohort.images("map"))) > threshold)[brain], truth
 
 
-def test_a_person_overrules_judgements_only():
-    judged = {code for code, fault in FAULTS.items() if fault.judged}
-    assert judged == {"no_affine", "sform_qform", "correlation", "overlap", "duplicate"}
+def test_false_positive_rate_is_no_false_discovery_rate(cohort):
+    """Published as fp / (fp + tp)."""
+    threshold = 0.9
+    numbers = false_positive_numbers(cohort, np.ones((2, 3)), {("brain", rate): threshold for rate in RATES})
+    each = [
+        (marked & ~truth).sum() / (~truth).sum()
+        for marked, truth in (
+            ((scores > threshold)[brain], lesion[brain])
+            for scores, (brain, lesion) in zip(cohort.images("map"), cohort.masks(), strict=True)
+        )
+    ]
+    assert numbers[0].value == pytest.approx(np.mean(each))
+    marked, truth = pixels(cohort, threshold)
+    assert abs(numbers[0].value - (marked & ~truth).sum() / marked.sum()) > 0.1
 
 
-def test_what_others_are_shown_names_no_file():
-    assert public("unreadable", "/data/John/t1.nii cannot be read.") == FAULTS["unreadable"].meaning
-    assert public("excluded", "By config/exclusions.tsv: moved.") == "By config/exclusions.tsv: moved."
-    assert public("", "") == "left out"
+def test_cells_of_the_confusion_matrix_are_not_exchanged(cohort):
+    """Published as ``TP, FP, TN, FN = confusion_matrix(prediction, truth).ravel()``, whose order is TN, FN, FP, TP."""
+    marked, truth = pixels(cohort, 0.7)
+    negative, wrong, missed, right = confusion_matrix(truth, marked).ravel()
+    true, false = above_threshold(cohort, "brain", "map", 0.7)
+    assert (true.sum(), false.sum()) == (right, wrong)
+    assert (truth.sum() - true.sum(), (~truth).sum() - false.sum()) == (missed, negative)
 
 
-def test_codes_are_counted_in_the_order_of_the_catalogue():
-    assert counted(["overlap", "missing", "", "overlap"]) == {"missing": 1, "overlap": 2}
+def test_an_option_is_not_always_taken_for_its_first_value():
+    """Published as ``if cfg.get("residualmode", "l1"):``, which is always true."""
+    image = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    losses = []
+    for loss in ("l1", "squared"):
+        torch.manual_seed(0)
+        model = create("swin_mae.SwinMAE", (32, 32), {**tiny("swin_mae", "SwinMAE"), "loss": loss})
+        torch.manual_seed(1)
+        losses.append(model.loss(image)["loss"].item())
+    assert losses[0] != pytest.approx(losses[1], rel=0.05)
+
+
+def tiny(module, name):
+    """The smallest preset of a model."""
+    return getattr(importlib.import_module(f"brainuad.models.{module}"), name).tiny
+
+
+def test_true_positive_rate_does_not_stand_as_the_false_one(cohort):
+    """Published as ``eval_pc["FPR"] = Metrics.tpr(...)``."""
+    points = curves(count_regions(cohort))
+    part = points[points["region"] == "brain"]
+    middle = part.iloc[len(part) // 2]
+    marked, truth = pixels(cohort, np.nextafter(np.float32(middle["threshold"]), -np.inf))
+    assert middle["false_positive_rate"] == pytest.approx(marked[~truth].mean(), abs=0.01)
+    assert middle["true_positive_rate"] == pytest.approx(marked[truth].mean(), abs=0.05)
+
+
+def test_every_optimiser_of_a_model_is_saved(tmp_path, monkeypatch, cohort):
+    """Published: one optimiser saved, two others trained, so that a resumed training has lost their state."""
+    states = []
+    monkeypatch.setattr(training, "write_checkpoint", lambda path, state: states.append(state))
+    samples, generator = tmp_path / "training", np.random.default_rng(0)
+    writer = SampleWriter(samples, 6, (32, 32))
+    for index in range(6):
+        image = generator.random((32, 32))
+        writer.add(
+            image, image > 0, image < 0, {"scan": f"sub-{index}", "split": "validation" if index == 0 else "train"}
+        )
+    writer.close()
+    entry = check(yaml.safe_load((ROOT / "config/config.yaml").read_text()), ROOT / "config/schema/config.schema.yaml")
+    section = {**entry["training"], "device": "cpu", "checkpoint_every": 1}
+    options = {**entry["models"]["rae"], "params": dict(tiny("rae", "RAE")), "epochs": 2, "batch_size": 2}
+    options["training"] = section
+    paths = {name: tmp_path / name for name in ("model.safetensors", "model.json", "history.tsv", "cost.json")}
+    keys = ("model", "description", "history", "cost")
+    training.train([samples], **dict(zip(keys, paths.values(), strict=True)), settings=options, seed=1)
+    assert len(states[0]["optimizers"]) == 2
+    assert all(len(state["state"]) > 0 for state in states[0]["optimizers"]), "moments of the weights they move"
+    moved = sum(len(group["params"]) for state in states[0]["optimizers"] for group in state["param_groups"])
+    model = create("rae.RAE", (32, 32), dict(tiny("rae", "RAE")))
+    assert moved == sum(p.requires_grad for p in model.parameters())
+
+
+def test_a_perfect_reconstruction_leaves_an_empty_residual():
+    """Published: ``(prediction + 1) / 2`` applied twice, which turns images white."""
+    image = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    perfect = SimpleNamespace(reconstruct=lambda x: x.clone(), score=lambda x, y, perceptual: (x - y).abs())
+    parts = components(perfect, lambda x, y: torch.zeros_like(x), image)
+    assert torch.equal(parts["reconstruction"], image)
+    assert parts["residual"].abs().max() == 0
+    assert parts["map"].abs().max() == 0
+
+
+def test_scores_are_kept_in_single_precision():
+    """Published: scores cast to half precision, whose ties change the average precision."""
+    image = torch.full((1, 1, 32, 32), 0.5) + torch.arange(32) * 1e-5
+    half = SimpleNamespace(reconstruct=lambda x: torch.zeros_like(x).half(), score=lambda x, y, p: (x - y).abs())
+    parts = components(half, lambda x, y: torch.zeros_like(x), image)
+    assert {part.dtype for part in parts.values()} == {torch.float32}
+    assert parts["map"].unique().numel() == 32
+
+
+@pytest.mark.parametrize("page", ["README.md", "config/README.md", "docs/cluster.md", "profiles/README.md"])
+def test_files_that_a_page_names_exist(page):
+    """Published: the first command of a README names a configuration that is elsewhere."""
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\((?!http|#)([^)#]+)", text)
+    assert links
+    for link in links:
+        assert (ROOT / page).parent.joinpath(link).resolve().exists(), link
+    for path in re.findall(
+        r"`((?:config|demo|docs|profiles|scripts|resources|tests|envs|benchmarks|rules)/[\w./-]+)`", text
+    ):
+        assert (ROOT / path).exists() or path == "profiles/default", path  # said there never to be made
+
+
+def test_the_configured_epochs_are_those_that_are_trained():
+    """Published: an option that a table in the code overrides. Here each value arrives as it was written."""
+    written = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    checked = check(written, ROOT / "config/schema/config.schema.yaml")
+    for name, entry in written["models"].items():
+        assert {key: checked["models"][name][key] for key in entry} == entry
+
+
+def test_one_number_is_not_printed_as_two():
+    """Published: two tables of one repository disagree."""
+    key = {"dataset": "ixi", "metric": "ssim", "region": "frame", "pooling": "images", "map": "reconstruction"}
+    pooled = {**key, "dataset": "synthetic", "pooling": "pixels", "map": "map"}
+    keys = [key, {**pooled, "metric": "auroc"}, {**pooled, "metric": "average_precision"}]
+    rows = [
+        {**key, "model": model, "seed": 1, "value": value + index / 10, "reason": ""}
+        for model, value in (("rae", 0.123), ("mean", 0.25))
+        for index, key in enumerate(keys)
+    ]
+    frame = pd.DataFrame(rows).assign(n=3, subjects=3, prevalence=0.1)
+    replicates = frame["value"].to_numpy()[:, None] + np.linspace(-0.05, 0.05, 200)
+    labels = {name: {"label": None, "floor": name == "mean"} for name in ("rae", "mean")}
+    settings = {"study": "s", "simulated": False, "datasets": ["ixi", "synthetic"], "models": labels, "floor": None}
+    table = make_table(Results(frame, replicates), "paper", settings)
+    forms = as_markdown(table), as_latex(table), as_html(table)
+    found = [re.findall(r"\d\.\d{3}", text.split("Model")[-1]) for text in forms]
+    assert len(found[0]) == 2 * 3 * 3 + 3
+    assert found[0] == found[1] == found[2]
+    printed = numbers(table).select_dtypes("number").stack().abs().to_numpy()
+    assert set(found[0]) == {f"{value:.3f}" for value in printed if value > 0}
