@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from brainuad.configuration import check, is_floor, model_digest
 from brainuad.manifest import check_splits, chunks, exists, listing, read_datasets
+from brainuad.published import check_published
 from brainuad.sources import find_scans, summaries
 
 try:
@@ -19,16 +20,21 @@ try:
     found = find_scans(config["datasets"]) if workflow.is_main_process else {}
     scans = read_datasets(config["datasets"])
     check_splits(scans, config["datasets"], config["training"]["datasets"], config["seed"])
+    published = config["comparison"]["published"]
+    absent = check_published(published, config["models"], config["datasets"]) if published else ""
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
 if workflow.is_main_process:
     for summary in summaries(scans, config["datasets"], found):
         (logger.info if summary.complete else logger.warning)(summary.text)
+    if absent:
+        logger.warning(absent)
 
 jobs = {dataset: chunks(table, config["preprocessing"]["scans_per_job"]) for dataset, table in scans.items()}
 synthetic_datasets = [dataset for dataset, entry in config["datasets"].items() if entry["from"]]
 training_datasets = config["training"]["datasets"]
+# Grids have their response surfaces; what is scored of the others goes into the tables.
 grids = [dataset for dataset in synthetic_datasets if config["datasets"][dataset]["anomalies"]["grid"]]
 ordinary = [dataset for dataset in config["datasets"] if dataset not in grids]
 models, seeds = config["models"], config["training"]["seeds"]
