@@ -147,9 +147,9 @@ class Images:
             yield self[numbers]
 
 
-def split_batches(order: np.ndarray, batch_size: int, smallest: int = 2) -> list[np.ndarray]:
-    """Cut an order of images into batches; fewer than ``smallest`` left over join the batch before them."""
+def split_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Cut an order of images into batches; a single one left over joins the batch before it."""
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    if len(batches) > 1 and len(batches[-1]) < smallest:
+    if len(batches) > 1 and len(batches[-1]) < 2:
         batches[-2:] = [np.concatenate(batches[-2:])]
     return batches
