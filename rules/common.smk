@@ -95,8 +95,10 @@ def source_samples(wildcards):
 
 
 def sample_set(dataset):
-    """The four files of a dataset's sample set."""
-    return multiext(f"results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv")
+    """The files of a dataset's sample set."""
+    return multiext(
+        f"results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv", "images.sha256"
+    )
 
 
 def preprocessing_settings(wildcards):

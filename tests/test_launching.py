@@ -680,7 +680,11 @@ def test_the_fingerprint_sees_settings_seed_samples_and_upstream(cohort, tmp_pat
         fingerprint({"lr": 1}, 1, [cohort, cohort], [None]),
         fingerprint({"lr": 1}, 1, [cohort], [upstream]),
     ]
-    assert len({first, *others}) == 5
+    images = np.load(cohort / "images.npy")
+    images[5] /= 2  # one image of many
+    np.save(cohort / "images.npy", images)
+    others.append(fingerprint({"lr": 1}, 1, [cohort], [None]))
+    assert len({first, *others}) == 6
 
 
 def test_auto_is_what_the_profile_and_the_number_of_gpus_ask_for():

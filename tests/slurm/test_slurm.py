@@ -121,7 +121,7 @@ def assert_same(study, repository, tmp_path_factory):
                 shutil.copytree(study / "results/samples", folder / "results/samples")
                 config = yaml.safe_load((study / "config/config.yaml").read_text())
                 config["models"]["patient"]["params"] |= {"seconds": 0.0, "megabytes": 0}
-                config["training"]["gpus"] = 1
+                config["training"] |= {"gpus": 1, "nodes": 1}
                 write(folder, config)
                 command = [SNAKEMAKE, "--directory", folder, "--cores", "1", "--allowed-rules", "train", "--", WEIGHTS]
                 done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository)
