@@ -70,7 +70,7 @@ rule score:
         "../envs/learning.yaml"
     threads: 1
     resources:
-        gpu=1,
+        gpu=scoring_gpus,
         mem_mb=scaled(8000),
         runtime=scaled(60),
     params:

@@ -15,7 +15,16 @@ from typing import NamedTuple
 import jsonschema
 import yaml
 
-__all__ = ["ConfigurationError", "check", "choose_launcher", "is_floor", "model_classes", "model_digest", "nearest"]
+__all__ = [
+    "ConfigurationError",
+    "check",
+    "check_gpus",
+    "choose_launcher",
+    "is_floor",
+    "model_classes",
+    "model_digest",
+    "nearest",
+]
 
 SOURCES = ("manifest", "bids", "pattern", "phantom", "from")
 PLACEHOLDERS = ("subject", "session", "group", "age", "sex", "site", "family")  # of a pattern
@@ -369,6 +378,30 @@ def choose_launcher(training: dict, slurm: bool) -> str:
             "or auto."
         )
     return chosen
+
+
+def check_gpus(needed: dict[str, int], allowed: int | None, of_a_training: int | None = None) -> None:
+    """Refuse to run with fewer GPUs than one job takes: Snakemake would hand out fewer without a word.
+
+    Args:
+        needed: GPUs of a job of ``train`` and of ``score``.
+        allowed: for all jobs at a time, by ``--resources gpu=N``; None for no limit.
+        of_a_training: if the profile says how many a training gets.
+
+    Raises:
+        ConfigurationError: a job would get fewer than it needs.
+    """
+    for rule, count in needed.items():
+        if allowed is not None and allowed < count:
+            raise ConfigurationError(
+                f"`--resources gpu={allowed}` allows fewer GPUs than a job of rule {rule} needs ({count}): allow more, "
+                "lower `training.gpus` or `training.nodes`, or set `training.device` to cpu."
+            )
+    if of_a_training not in (None, needed["train"]):
+        raise ConfigurationError(
+            f"The profile gives rule train gpu={of_a_training}, but a training takes {needed['train']}: remove that "
+            "and set `training.gpus`, `training.nodes` or `training.device`."
+        )
 
 
 def is_floor(entry: dict) -> bool:
