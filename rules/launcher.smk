@@ -4,7 +4,7 @@ from snakemake.common import async_run
 from snakemake.iocontainers import Wildcards
 from snakemake.resources import Resource, Resources
 
-from brainuad.configuration import check_gpus, choose_launcher
+from brainuad.placement import check_gpus, choose_launcher
 from brainuad.slurm import check_resources
 
 # What the profile says of the rules, known while the Snakefile is parsed, when the executor is not yet.

@@ -61,6 +61,7 @@ rule score:
             "residual.npy",
             "perceptual.npy",
             "table.tsv",
+            "cost.json",
         ),
     log:
         "results/logs/score/{model}/{seed}/{dataset}.log",

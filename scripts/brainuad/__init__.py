@@ -4,6 +4,7 @@ A module imports only from modules above it in this list.
 
 ==================  ==============================================================================
 configuration       the closed schema of a study's ``config.yaml`` and its cross-references
+placement           where trainings run, and whether there are GPUs enough
 manifest            datasets as tables of scans; subjects split by a seeded hash
 patterns            path patterns → the files on disk that match
 bids                a BIDS dataset → its scans
