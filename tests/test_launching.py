@@ -18,11 +18,12 @@ import psutil
 import pytest
 
 from brainuad import jobs, launching, slurm
-from brainuad.configuration import ConfigurationError, check_gpus, choose_launcher
+from brainuad.configuration import ConfigurationError
 from brainuad.fingerprint import fingerprint
 from brainuad.interruption import Interrupted, Interruption
 from brainuad.launching import LaunchError, launch
 from brainuad.models import class_of, load
+from brainuad.placement import check_gpus, choose_launcher
 from brainuad.records import forget
 
 OUTPUTS = {"model": "model.safetensors", "description": "model.json", "history": "history.tsv", "cost": "cost.json"}
