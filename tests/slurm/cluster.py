@@ -143,13 +143,8 @@ class Cluster:
         self.daemon("munged", *self.munge_arguments(), ready=lambda: (self.folder / "munge.socket").exists())
         self.start_database()
         self.daemon("slurmdbd", "-D", ready=succeeds("sacctmgr", "-n", "show", "cluster"))
-        known = (
-            ("cluster", "test"),
-            ("account", "project"),
-            ("qos", "long"),
-            ("qos", "narrow", "MaxSubmitJobsPerUser=1"),
-            ("user", "root", "account=project"),
-        )
+        known = [("cluster", "test"), ("account", "project"), ("qos", "long")]
+        known += [("qos", "narrow", "MaxSubmitJobsPerUser=1"), ("user", "root", "account=project")]
         for entity in known:
             subprocess.run(["sacctmgr", "-i", "add", *entity], stdout=subprocess.DEVNULL, check=True)
         allow = ["sacctmgr", "-i", "modify", "user", "root", "set", "qos=normal,long,narrow", "defaultqos=normal"]
