@@ -9,8 +9,8 @@ from brainuad.slurm import check_resources
 
 # What the profile says of the rules, known while the Snakefile is parsed, when the executor is not yet.
 settings = workflow.resource_settings
-default_resources = settings._parsed_default_resources
-profile = {rule: settings._parsed_overwrite_resources.get(rule, Resources()) for rule in ("train", "score")}
+default_resources = settings.default_resources or Resources()
+profile = {rule: settings.overwrite_resources.get(rule, Resources()) for rule in ("train", "score")}
 
 
 def training_tasks(wildcards):
@@ -54,7 +54,7 @@ try:
         check_resources(rule, {name: value.raw for name, value in {**default_resources, **given}.items()})
     if workflow.is_main_process:  # a job of a cluster is told only what it takes itself
         most = {rule: max(gpus(Wildcards(fromdict={"model": name})) for name in models) for rule, gpus in needs.items()}
-        check_gpus(most, settings._parsed_resources.get("gpu").value, profile["train"].get("gpu").value)
+        check_gpus(most, settings.resources.get("gpu").value)
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 

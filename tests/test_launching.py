@@ -756,6 +756,7 @@ def test_several_gpus_and_nodes_are_requested():
         ({"slurm_extra": "--output x"}, "must not hold --output: by that"),
         ({"slurm_extra": "--time=5"}, "must not hold --time: say it by the resource"),
         ({"slurm_extra": "-x node17"}, "write -x in full"),
+        ({"gpu": 0}, "said by `training.gpus`"),
         ({"slurm_extra": "node17"}, "node17 belongs to no option"),
         ({"gpu_model": "a100-sxm4"}, "`gpu_model` of rule train is 'a100-sxm4', but the executor takes letters"),
     ],
@@ -839,7 +840,7 @@ def test_auto_is_what_the_profile_and_the_number_of_gpus_ask_for():
 def test_no_job_gets_fewer_gpus_than_it_needs_without_a_word():
     needed = {"train": 2, "score": 1}
     check_gpus(needed, None)
-    check_gpus(needed, 2, of_a_training=2)
+    check_gpus(needed, 2)
     for allowed, rule in ((0, "train"), (1, "train")):
         with pytest.raises(
             ConfigurationError, match=f"gpu={allowed}` allows fewer GPUs than a job of rule {rule} needs"
@@ -847,5 +848,3 @@ def test_no_job_gets_fewer_gpus_than_it_needs_without_a_word():
             check_gpus(needed, allowed)
     with pytest.raises(ConfigurationError, match="a job of rule score needs"):
         check_gpus({"train": 0, "score": 1}, 0)
-    with pytest.raises(ConfigurationError, match="gives rule train gpu=0, but a training takes 2"):
-        check_gpus(needed, None, of_a_training=0)

@@ -34,13 +34,12 @@ def choose_launcher(training: dict, slurm: bool) -> str:
     return chosen
 
 
-def check_gpus(needed: dict[str, int], allowed: int | None, of_a_training: int | None = None) -> None:
+def check_gpus(needed: dict[str, int], allowed: int | None) -> None:
     """Refuse to run with fewer GPUs than one job takes: Snakemake would hand out fewer without a word.
 
     Args:
         needed: GPUs of a job of ``train`` and of ``score``.
         allowed: for all jobs at a time, by ``--resources gpu=N``; None for no limit.
-        of_a_training: if the profile says how many a training gets.
 
     Raises:
         ConfigurationError: a job would get fewer than it needs.
@@ -51,8 +50,3 @@ def check_gpus(needed: dict[str, int], allowed: int | None, of_a_training: int |
                 f"`--resources gpu={allowed}` allows fewer GPUs than a job of rule {rule} needs ({count}): allow more, "
                 "lower `training.gpus` or `training.nodes`, or set `training.device` to cpu."
             )
-    if of_a_training not in (None, needed["train"]):
-        raise ConfigurationError(
-            f"The profile gives rule train gpu={of_a_training}, but a training takes {needed['train']}: remove that "
-            "and set `training.gpus`, `training.nodes` or `training.device`."
-        )

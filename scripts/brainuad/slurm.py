@@ -210,13 +210,18 @@ def check_resources(rule: str, resources: dict) -> None:
         resources: texts and numbers by name.
 
     Raises:
-        ValueError: a type of GPU that the executor does not take, or an option of sbatch that is set otherwise.
+        ValueError: a type of GPU that the executor does not take, or what is said, or set, in another place.
     """
     model = str(resources.get("gpu_model", "")).strip("'\"")
     if re.fullmatch(r"\S*[^A-Za-z0-9_.\s]\S*", model):
         raise ValueError(
             f"`gpu_model` of rule {rule} is {model!r}, but the executor takes letters, digits, _ and . only: remove it "
             "and choose the GPUs by `constraint`."
+        )
+    if rule == "train" and "gpu" in resources:
+        raise ValueError(
+            "The profile says `gpu` of rule train, but how many GPUs a training takes is said by `training.gpus`, "
+            "`training.nodes` and `training.device` of the configuration: remove it."
         )
     if rule == "train":
         options(str(resources.get("slurm_extra") or ""))
