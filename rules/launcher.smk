@@ -10,7 +10,7 @@ from brainuad.slurm import check_resources
 # What the profile says of the rules, known while the Snakefile is parsed, when the executor is not yet.
 settings = workflow.resource_settings
 default_resources = settings.default_resources or Resources()
-profile = {rule: settings.overwrite_resources.get(rule, Resources()) for rule in ("train", "score")}
+profile = {step: settings.overwrite_resources.get(step, Resources()) for step in ("train", "score")}
 
 
 def training_tasks(wildcards):
@@ -50,18 +50,18 @@ needs = {"train": training_gpus, "score": scoring_gpus}
 try:
     # profiles/slurm gives `train` the resource `slurm_launcher`, by which `training.launcher: auto` means slurm.
     launcher = choose_launcher(config["training"], "slurm_launcher" in profile["train"])
-    for rule, given in profile.items():
-        check_resources(rule, {name: value.raw for name, value in {**default_resources, **given}.items()})
+    for step, given in profile.items():
+        check_resources(step, {name: value.raw for name, value in {**default_resources, **given}.items()})
     if workflow.is_main_process:  # a job of a cluster is told only what it takes itself
-        most = {rule: max(gpus(Wildcards(fromdict={"model": name})) for name in models) for rule, gpus in needs.items()}
+        most = {step: max(gpus(Wildcards(fromdict={"model": name})) for name in models) for step, gpus in needs.items()}
         check_gpus(most, settings.resources.get("gpu").value)
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
 # What the profile says of the GPUs of these rules is not for their jobs without one, such as floors.
-for rule in profile:
-    for name in {"slurm_partition", "constraint", "gpu_model", "gres"} & set(profile[rule]):
-        profile[rule][name] = only_with_gpu(needs[rule], profile[rule][name], default_resources.get(name))
+for step in profile:
+    for name in {"slurm_partition", "constraint", "gpu_model", "gres"} & set(profile[step]):
+        profile[step][name] = only_with_gpu(needs[step], profile[step][name], default_resources.get(name))
 
 
 def forget_recorded_trainings():
