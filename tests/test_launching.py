@@ -365,6 +365,7 @@ def test_a_training_without_gpus_asks_for_none():
         ("QOSMaxWallDurationPerJobLimit", "`scancel 1`"),
         ("AssocGrpCPUMinutesLimit", "`scancel 1`"),
         ("Priority", ""),
+        ("PartitionDown", ""),
         ("Resources", ""),
         ("AssocGrpGRES", ""),
         ("AssocGrpCPURunMinutesLimit", ""),

@@ -46,7 +46,7 @@ SILENCE = ("contact slurm controller", "timed out", "not responding", "standby m
 FULL = re.compile(r"(QOS|Assoc)\w*SubmitJob|temporarily unable to accept job|Resource temporarily unavailable")
 # Why a job waits that no end of another job will let run: limits on one job, on a budget, and what is not there.
 NEVER = re.compile(
-    r"(Partition(TimeLimit|NodeLimit|Config|Down|Inactive)|BadConstraints|InvalidAccount|InvalidQOS|AccountNotAllowed"
+    r"(Partition(TimeLimit|NodeLimit|Config)|BadConstraints|InvalidAccount|InvalidQOS|AccountNotAllowed"
     r"|QOSNotAllowed|MaxMemPerLimit|ReservationDeleted|DependencyNeverSatisfied|QOSMin\w+"
     r"|(Assoc|QOS)\w*(PerJob|WallDuration|(?<!Run)Minutes|Billing|TimeLimit)\w*)"
 )
