@@ -4,6 +4,7 @@ A module imports only from modules above it in this list.
 
 ==================  ==============================================================================
 configuration       the closed schema of a study's ``config.yaml`` and its cross-references
+placement           where trainings run, and whether there are GPUs enough
 manifest            datasets as tables of scans; subjects split by a seeded hash
 patterns            path patterns → the files on disk that match
 bids                a BIDS dataset → its scans
@@ -63,6 +64,7 @@ runtime             what all jobs share: the log, the end with the workflow
 slurm               what is asked of Slurm, and how its answers are read
 starts              how often a training was begun without getting further
 jobs                a training as a Slurm job or as processes of this machine
+records             the job of a run folder on record
 launching           where a training runs: one job at a time, found again, its end judged
 ==================  ==============================================================================
 

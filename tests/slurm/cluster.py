@@ -71,6 +71,8 @@ AccountingStorageHost=127.0.0.1
 AccountingStoragePort={ports[2]}
 AccountingStoragePass={folder}/munge.socket
 AccountingStorageTRES=gres/gpu
+# As on most clusters with accounts: accounts and their limits count.
+AccountingStorageEnforce=associations,limits,qos
 # A job that takes more memory than it asked for is killed, as it would be by cgroups.
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherParams=OverMemoryKill,UsePss
@@ -87,6 +89,8 @@ PartitionName=gpu Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=OFF Sta
 PartitionName=frail1 Nodes=frail1 DefaultTime=10 State=UP
 PartitionName=frail2 Nodes=frail2 DefaultTime=10 State=UP
 PartitionName=pair Nodes=pair[1-2] DefaultTime=10 State=UP
+# Takes jobs that it will never start.
+PartitionName=short Nodes={host} MaxTime=5 State=UP
 PartitionName=spare Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=8 State=UP
 PartitionName=urgent Nodes={host} DefaultTime=10 PriorityTier=10 PreemptMode=OFF State=UP
 """
@@ -145,10 +149,11 @@ class Cluster:
         self.daemon("munged", *self.munge_arguments(), ready=lambda: (self.folder / "munge.socket").exists())
         self.start_database()
         self.daemon("slurmdbd", "-D", ready=succeeds("sacctmgr", "-n", "show", "cluster"))
-        known = (("cluster", "test"), ("account", "project"), ("qos", "long"), ("user", "root", "account=project"))
+        known = [("cluster", "test"), ("account", "project"), ("qos", "long")]
+        known += [("qos", "narrow", "MaxSubmitJobsPerUser=1"), ("user", "root", "account=project")]
         for entity in known:
             subprocess.run(["sacctmgr", "-i", "add", *entity], stdout=subprocess.DEVNULL, check=True)
-        allow = ["sacctmgr", "-i", "modify", "user", "root", "set", "qos=normal,long", "defaultqos=normal"]
+        allow = ["sacctmgr", "-i", "modify", "user", "root", "set", "qos=normal,long,narrow", "defaultqos=normal"]
         subprocess.run(allow, stdout=subprocess.DEVNULL, check=True)
         self.daemon("slurmctld", "-D", ready=succeeds("scontrol", "ping"))
         for node in (self.host, "frail1", "frail2"):
