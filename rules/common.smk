@@ -13,6 +13,7 @@ from brainuad.configuration import check, is_floor, model_digest
 from brainuad.exclusions import FILE, counted, read_decisions, without_excluded
 from brainuad.leakage import check_people, people
 from brainuad.manifest import check_splits, chunks, exists, listing, read_datasets
+from brainuad.published import check_published
 from brainuad.sources import find_scans, summaries
 
 try:
@@ -25,18 +26,21 @@ try:
     check_splits(left, config["datasets"], config["training"]["datasets"], config["seed"])
     if workflow.is_main_process:
         check_people(people(left, config["datasets"], config["seed"]))
+    published = config["comparison"]["published"]
+    absent = check_published(published, config["models"], config["datasets"]) if published else ""
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
 if workflow.is_main_process:
     for summary in summaries(scans, config["datasets"], found):
         (logger.info if summary.complete else logger.warning)(summary.text)
-    if said := counted(decisions):
+    for said in filter(None, (counted(decisions), absent)):
         logger.warning(said)
 
 jobs = {dataset: chunks(table, config["preprocessing"]["scans_per_job"]) for dataset, table in scans.items()}
 synthetic_datasets = [dataset for dataset, entry in config["datasets"].items() if entry["from"]]
 training_datasets = config["training"]["datasets"]
+# Grids have their response surfaces; what is scored of the others goes into the tables.
 grids = [dataset for dataset in synthetic_datasets if config["datasets"][dataset]["anomalies"]["grid"]]
 ordinary = [dataset for dataset in config["datasets"] if dataset not in grids]
 models, seeds = config["models"], config["training"]["seeds"]
@@ -109,10 +113,7 @@ def source_samples(wildcards):
 
 
 def sample_set(dataset):
-    """The four files of a dataset's sample set."""
-    return multiext(f"results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv")
-
-
-def preprocessing_settings(wildcards):
-    """The preprocessing section without the size of a job, which changes no scan."""
-    return {key: value for key, value in config["preprocessing"].items() if key != "scans_per_job"}
+    """The files of a dataset's sample set."""
+    return multiext(
+        f"results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv", "images.sha256"
+    )

@@ -4,6 +4,7 @@ Put the numbers of all models side by side.
 inputs    results/metrics/{model}/{seed}/{dataset}.tsv                               from evaluate.smk
           results/score/{model}/{seed}/{dataset}/, results/train/{model}/{seed}/     from models.smk
 outputs   results/comparison.tsv, results/numbers.tsv      wide and long view of all numbers
+          results/summary.tsv                              their means over the seeds, with intervals
           results/table2.*, results/strict.*               a table by each protocol
           results/figures/                                 the paper's Figure 2; learning curves
 """
@@ -23,6 +24,7 @@ rule comparison:
             labels={"show": "all numbers"},
         ),
         long="results/numbers.tsv",
+        summary="results/summary.tsv",
         paper=multiext("results/table2", ".md", ".tex", ".csv"),
         strict=multiext("results/strict", ".md", ".tex", ".csv"),
         pages=report(

@@ -1,7 +1,7 @@
 """
 Add up what the jobs of each rule took.
 
-inputs    results/benchmarks/, written by Snakemake beside every job; results/train/{model}/{seed}/cost.json
+inputs    results/benchmarks/, written by Snakemake beside every job; cost.json of each training and score
 outputs   results/costs.tsv, costs.html
 """
 
@@ -13,6 +13,9 @@ rule costs:
         response=response_figures(),
         quality=collect("results/quality/{dataset}.tsv", dataset=scans),
         trainings=collect("results/train/{model}/{seed}/cost.json", model=models, seed=seeds),
+        scores=collect(
+            "results/score/{model}/{seed}/{dataset}/cost.json", model=models, seed=seeds, dataset=config["datasets"]
+        ),
     output:
         table="results/costs.tsv",
         page=report("results/costs.html", caption="report/costs.rst", category="Costs", labels={"show": "costs"}),

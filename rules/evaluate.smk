@@ -50,6 +50,8 @@ rule metrics:
         "results/logs/metrics/{model}/{seed}/{dataset}.log",
     benchmark:
         "results/benchmarks/metrics/{model}/{seed}/{dataset}.tsv"
+    wildcard_constraints:
+        dataset="|".join(ordinary),
     conda:
         "../envs/analysis.yaml"
     threads: 1

@@ -10,9 +10,9 @@ outputs   results/significance.tsv, results/ranks.tsv        paired tests betwee
 rule significance:
     """Test all pairs of models subject by subject, and rank the models."""
     input:
-        metrics=measured(".tsv", ordinary),
-        replicates=measured(".replicates.npz", ordinary),
-        subjects=measured(".subjects.tsv", ordinary),
+        metrics=measured(".tsv"),
+        replicates=measured(".replicates.npz"),
+        subjects=measured(".subjects.tsv"),
     output:
         pairs="results/significance.tsv",
         ranks="results/ranks.tsv",
@@ -41,8 +41,8 @@ rule significance:
 rule paper_difference:
     """Put each printed number beside ours."""
     input:
-        metrics=measured(".tsv", ordinary),
-        replicates=measured(".replicates.npz", ordinary),
+        metrics=measured(".tsv"),
+        replicates=measured(".replicates.npz"),
         published=published or [],
     output:
         table="results/paper_difference.tsv",

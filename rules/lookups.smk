@@ -2,7 +2,6 @@
 
 TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
 chosen = config["scoring"]["trunk"]
-published = config["comparison"]["published"]
 perceptual_trunk = TRUNK if chosen == "alex" else f"results/trunk/{chosen}.safetensors"
 
 
@@ -26,6 +25,11 @@ def initial_weights(wildcards):
 def training_trunk(wildcards):
     """The shipped trunk of the perceptual distance, for a model with a perceptual term."""
     return [ancient(TRUNK)] if models[wildcards.model]["params"].get("perceptual_term") else []
+
+
+def preprocessing_settings(wildcards):
+    """The preprocessing section without the size of a job, which changes no scan."""
+    return {key: value for key, value in config["preprocessing"].items() if key != "scans_per_job"}
 
 
 def training_settings(wildcards):
@@ -61,10 +65,11 @@ def healthy_samples(wildcards):
     return sample_set(source) if source else []
 
 
-def measured(ending, datasets=None):
+def measured(ending):
     """One file of each model, seed and dataset that rule `metrics` writes, always in the same order."""
-    path = f"results/metrics/{{model}}/{{seed}}/{{dataset}}{ending}"
-    return collect(path, model=models, seed=seeds, dataset=datasets or config["datasets"])
+    return collect(
+        f"results/metrics/{{model}}/{{seed}}/{{dataset}}{ending}", model=models, seed=seeds, dataset=ordinary
+    )
 
 
 def figure_datasets():
@@ -80,7 +85,7 @@ def table_settings(wildcards):
     """What the comparison has to know about the study."""
     labels = {name: {"label": entry["label"] or name, "floor": is_floor(entry)} for name, entry in models.items()}
     shared = {key: config[key] for key in ("study", "simulated")}
-    return {**shared, **config["comparison"], "datasets": list(config["datasets"]), "grids": grids, "models": labels}
+    return {**shared, **config["comparison"], "datasets": ordinary, "models": labels}
 
 
 def figure_settings(wildcards):
@@ -104,4 +109,4 @@ def response_settings(wildcards):
 
 def report_settings(wildcards):
     """What the report has to know about the study; it shows the whole configuration."""
-    return {**table_settings(wildcards), "seeds": seeds, "configuration": config}
+    return {**table_settings(wildcards), "datasets": list(config["datasets"]), "seeds": seeds, "configuration": config}

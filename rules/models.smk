@@ -62,6 +62,7 @@ rule score:
             "residual.npy",
             "perceptual.npy",
             "table.tsv",
+            "cost.json",
         ),
     log:
         "results/logs/score/{model}/{seed}/{dataset}.log",
@@ -71,7 +72,7 @@ rule score:
         "../envs/learning.yaml"
     threads: 1
     resources:
-        gpu=1,
+        gpu=scoring_gpus,
         mem_mb=scaled(8000),
         runtime=scaled(60),
     params:

@@ -10,7 +10,7 @@ rule report:
     """Show tables, figures, scans, costs and provenance on one page."""
     input:
         comparison="results/comparison.tsv",
-        numbers="results/numbers.tsv",
+        summary="results/summary.tsv",
         strict="results/strict.csv",
         table2="results/table2.csv",
         paper_difference="results/paper_difference.tsv" if published else [],
@@ -23,20 +23,20 @@ rule report:
         quality=collect("results/quality/{dataset}.tsv", dataset=scans),
         montages=collect("results/quality/{dataset}.png", dataset=scans),
         manifests=manifests(),
-        samples=collect("results/samples/{dataset}/table.tsv", dataset=config["datasets"]),
-        arrays=collect("results/samples/{dataset}/{array}.npy", dataset=config["datasets"], array=["images", "lesion"]),
+        samples=collect("results/samples/{dataset}/table.tsv", dataset=ordinary),
+        arrays=collect("results/samples/{dataset}/{array}.npy", dataset=ordinary, array=["images", "lesion"]),
         descriptions=collect("results/train/{model}/{seed}/model.json", model=models, seed=seeds),
         score=collect(
             "results/score/{model}/{seed}/{dataset}/map.npy",
             model=models,
             seed=seeds[0],
-            dataset=config["datasets"],
+            dataset=ordinary,
         ),
         scored=collect(
             "results/score/{model}/{seed}/{dataset}/{file}",
             model=models,
             seed=seeds[0],
-            dataset=config["datasets"],
+            dataset=ordinary,
             file=["reconstruction.npy", "table.tsv"],
         ),
         responses=response_figures(),

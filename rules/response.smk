@@ -28,6 +28,8 @@ rule response:
     resources:
         mem_mb=scaled(2000),
         runtime=scaled(15),
+    params:
+        resamples=config["comparison"]["resamples"],
     script:
         "../scripts/response.py"
 

@@ -2,7 +2,7 @@
 Cut preprocessed scans into samples, and make cohorts with synthetic anomalies.
 
 inputs    results/preprocess/{dataset}/, results/quality/{dataset}.tsv    from preprocess.smk
-outputs   results/samples/{dataset}/     images.npy, brain.npy, lesion.npy, table.tsv: the same four files for every dataset
+outputs   results/samples/{dataset}/     images, masks and table of the samples, alike for every dataset
 """
 
 
@@ -12,7 +12,7 @@ rule samples:
         quality="results/quality/{dataset}.tsv",
         manifest=dataset_manifest,
     output:
-        multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv"),
+        multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv", "images.sha256"),
     log:
         "results/logs/samples/{dataset}.log",
     benchmark:
@@ -38,7 +38,7 @@ rule synthetic:
     input:
         source_samples,
     output:
-        multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv"),
+        multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv", "images.sha256"),
     log:
         "results/logs/synthetic/{dataset}.log",
     benchmark:

@@ -6,4 +6,4 @@ start(snakemake)
 
 from brainuad.costs import costs
 
-costs(snakemake.input.trainings, **snakemake.output, settings=snakemake.params.settings)
+costs(snakemake.input.trainings, snakemake.input.scores, **snakemake.output, settings=snakemake.params.settings)

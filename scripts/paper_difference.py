@@ -4,6 +4,6 @@ from brainuad.runtime import start
 
 start(snakemake)
 
-from brainuad.published import paper_difference
+from brainuad.paper_difference import paper_difference
 
 paper_difference(**snakemake.input, **snakemake.output, settings=snakemake.params.settings)

@@ -10,4 +10,4 @@ from brainuad.response import response
 
 score, samples = (Path(files[0]).parent for files in (snakemake.input.score, snakemake.input.samples))
 thresholds, table = Path(snakemake.input.thresholds), Path(snakemake.output[0])
-response(score, samples, thresholds, table, **snakemake.wildcards)
+response(score, samples, thresholds, table, **snakemake.wildcards, **snakemake.params)

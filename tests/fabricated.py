@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.image import imsave
 
 from brainuad.sample_set import SampleWriter
+from brainuad.tables import COLUMNS
 
 SCRIPT, TAG, FORMULA = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', r"$\frac{a}$ {{ 7 * 7 }} & Co."
 MODELS = {
@@ -29,9 +30,9 @@ def fabricated(folder: Path) -> tuple[dict, dict]:
     rng = np.random.default_rng(0)
     results = Path(folder) / "results"
     files = {
-        "numbers": [write(results / "numbers.tsv", numbers())],
-        "strict": [write(results / "strict.csv", wide(rng, gaps=True))],
-        "table2": [write(results / "table2.csv", wide(rng, gaps=False))],
+        "summary": [write(results / "summary.tsv", summary())],
+        "strict": [write(results / "strict.csv", cells(rng, gaps=True))],
+        "table2": [write(results / "table2.csv", cells(rng, gaps=False))],
         "ranks": [write(results / "ranks.tsv", ranks(rng))],
         "significance": [write(results / "significance.tsv", significance(rng))],
         "paper_difference": [write(results / "paper_difference.tsv", paper_difference(rng))],
@@ -91,26 +92,29 @@ def interval(value):
     return {"value": value, "low": value - 0.05, "high": value + 0.05}
 
 
-def wide(rng, gaps):
+def cells(rng, gaps):
     """One value a model is missing; the first model is above the floor, the second below, the third not told apart."""
+    numbers = [(name, "ssim", "frame", "images") for name in HEALTHY]
+    numbers += [(ANOMALOUS, name, "frame", "pixels") for name in ("auroc", "average_precision")]
     rows = []
     for index, (model, entry) in enumerate(MODELS.items()):
-        row = {"model": model, "label": entry["label"] or model, "floor": entry["floor"]}
-        columns = [f"{name} SSIM" for name in HEALTHY] + [f"{ANOMALOUS} {title}" for title in ("AUROC", "AUPRC")]
-        for column in columns:
-            value = np.nan if (model, column) == ("rae", "ixi SSIM") else round(rng.random(), 3)
-            row |= {column: value, f"{column} low": value - 0.05, f"{column} high": value + 0.05}
+        shared = {"model": model, "label": entry["label"] or model, "floor": entry["floor"]}
+        for key in numbers:
+            value = round(rng.random(), 3)
+            row = {**shared, **dict(zip(("dataset", "metric", "region", "pooling"), key, strict=True))}
+            missing = (model, key[0]) == ("rae", "ixi")
+            rows.append({**row, **(dict.fromkeys(interval(0), np.nan) if missing else interval(value))})
+            rows[-1]["reason"] = f"{TAG} is no image" if missing else ""
         if gaps:
-            value = (0.1, -0.1, 0.01, 0.0, -0.2)[index]
-            name = f"{ANOMALOUS} AUPRC {MINUS} Voxel z-score"
-            row |= {name: value, f"{name} low": value - 0.05, f"{name} high": value + 0.05}
-        rows.append(row)
+            rows.append({**rows[-1], "against": "voxel_z", **interval((0.1, -0.1, 0.01, 0.0, -0.2)[index])})
+    return pd.DataFrame(rows).assign(sd=np.nan).reindex(columns=list(COLUMNS))
+
+
+def summary():
+    keys = {"dataset": ANOMALOUS, "metric": "average_precision", "region": "brain", "pooling": "pixels", "seeds": 1}
+    rows = [{**keys, "model": model, **interval(0.3), "prevalence": 0.05, "reason": ""} for model in MODELS]
+    rows[1] |= dict.fromkeys(interval(0), np.nan) | {"reason": f"{TAG} is constant"}
     return pd.DataFrame(rows)
-
-
-def numbers():
-    keys = {"dataset": ANOMALOUS, "seed": 1, "metric": "average_precision", "region": "brain", "pooling": "pixels"}
-    return pd.DataFrame([{**keys, "model": model, "map": "map", "value": 0.3, "prevalence": 0.05} for model in MODELS])
 
 
 KEYS = {"dataset": ANOMALOUS, "metric": "average_precision", "region": "brain", "pooling": "subjects"}
@@ -194,6 +198,7 @@ def subjects(rng, dataset):
             "age": [23, 39.5, 40, 61, None, 72],
             "sex": ["F", "M"] * 3,
             "site": [SCRIPT, "north"] * 3,
+            "lesion": dataset == ANOMALOUS,
             "ssim/brain/images": order,
             "average_precision/brain/subjects": order if dataset == ANOMALOUS else np.nan,
             "false_positive_rate_5/brain/subjects": rng.random(SUBJECTS) / 10,

@@ -5,6 +5,7 @@ subjects, small images, two epochs and each model in its ``tiny`` preset. Run it
 """
 
 import importlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -42,6 +43,26 @@ def miniature(folder: Path) -> dict:
         entry.update(epochs=2, batch_size=2)
     write(folder, config)
     return config
+
+
+def patient(folder: Path) -> dict:
+    """Write the study of the tests on Slurm, of one dataset and the one model ``Patient``; return its configuration."""
+    config = yaml.safe_load((ROOT / "demo/config/config.yaml").read_text())
+    config["datasets"] = {"phantom_a": config["datasets"]["phantom_a"]}
+    config["models"] = {"patient": {"class": "patient.Patient", "epochs": 8, "batch_size": 2}}
+    config["comparison"] = {}  # which names a floor of the demonstration
+    write(folder, config)
+    return config
+
+
+def copy_repository(copy: Path) -> Path:
+    """Copy what Snakemake needs of the repository, with the model ``Patient`` among the others."""
+    for name in ("rules", "scripts", "envs", "config", "resources", "profiles"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "slurm", copy, follow_symlinks=False)
+    shutil.copy2(ROOT / "Snakefile", copy)
+    shutil.copy2(ROOT / "tests/slurm/patient.py", copy / "scripts/brainuad/models")
+    return copy
 
 
 def plain(value):

@@ -9,6 +9,7 @@ import pytest
 from brainuad.comparison import comparison
 from brainuad.metrics import COLUMNS
 from brainuad.resampling import interval
+from brainuad.tables import COLUMNS as CELLS
 
 MODELS = {
     "vqvae": {"label": "VQ-VAE", "floor": False},
@@ -72,10 +73,12 @@ def compare(tmp_path):
         out = tmp_path / "out"
         tables = [[out / f"{name}.{end}" for end in ("md", "tex", "csv")] for name in ("table2", "strict")]
         pages = [out / "table2.html", out / "strict.html"]
-        comparison(metric_files, draw_files, cost_files, out / "wide.tsv", out / "long.tsv", *tables, pages, settings)
+        views = [out / f"{name}.tsv" for name in ("wide", "long", "summary")]
+        comparison(metric_files, draw_files, cost_files, *views, *tables, pages, settings)
         return SimpleNamespace(
             wide=pd.read_csv(out / "wide.tsv", sep="\t"),
             long=pd.read_csv(out / "long.tsv", sep="\t"),
+            summary=pd.read_csv(out / "summary.tsv", sep="\t"),
             markdown=tables[0][0].read_text(),
             latex=tables[0][1].read_text(),
             csv=pd.read_csv(tables[0][2]),
@@ -129,23 +132,55 @@ def test_costs_stand_beside_the_results(compare):
 
 def test_protocols_show_their_own_columns(compare):
     result = compare(TABLES)
-    gap = f"hcp_synthetic AUPRC {MINUS} Voxel mean"
-    healthy = ["oasis SSIM ↑", "ixi SSIM ↑"]
-    dice = "hcp_synthetic Best Dice ↑"
-    assert cells(result.markdown)["Model"] == [*healthy, "hcp_synthetic AUROC ↑", "hcp_synthetic AUPRC ↑", dice, gap]
+    healthy = ["oasis SSIM (frame, images) ↑", "ixi SSIM (frame, images) ↑"]
+    pooled = [f"hcp_synthetic {name} (frame, pixels) ↑" for name in ("AUROC", "AUPRC", "Best Dice")]
+    gap = f"hcp_synthetic AUPRC (frame, pixels) {MINUS} Voxel mean"
+    assert cells(result.markdown)["Model"] == [*healthy, *pooled, gap]
     strict = cells(result.strict)["Model"]
-    assert strict[:2] == ["oasis SSIM ↑", "oasis False positives at 5 % ↓"]
-    assert strict[-4:] == ["hcp_synthetic AUPRC ↑", "hcp_synthetic Dice at 5 % FPR ↑", "hcp_synthetic FROC ↑", gap]
+    assert strict[:2] == ["oasis SSIM (brain, images) ↑", "oasis False positives at 5 % (brain, subjects) ↓"]
+    found = [f"hcp_synthetic {name} (brain, subjects) ↑" for name in ("AUPRC", "Dice at 5 % FPR")]
+    gap = f"hcp_synthetic AUPRC (brain, subjects) {MINUS} Voxel mean"
+    assert strict[-4:] == [*found, "hcp_synthetic FROC (brain, lesions) ↑", gap]
     assert cells(result.strict)["rae"][0].startswith("0.250"), "in the brain"
     assert cells(result.strict)["rae"][4].startswith("**0.315**"), "in the brain, subject by subject"
 
 
-def test_grids_of_anomalies_are_in_the_wide_table_only(compare):
-    result = compare(TABLES, {**SETTINGS, "grids": ["hcp_synthetic"]})
-    assert cells(result.markdown)["Model"] == ["oasis SSIM ↑", "ixi SSIM ↑"]
-    assert "hcp_synthetic" not in result.markdown + result.latex + result.html + result.strict
-    assert result.wide["hcp_synthetic/auroc/frame/pixels"].notna().any()
-    assert "hcp_synthetic" in set(result.long["dataset"])
+def test_few_false_positives_are_no_merit(compare):
+    """They are never bold: a map that is the same everywhere has none."""
+    keys = {"dataset": "oasis", "metric": "false_positive_rate_5", "region": "brain", "pooling": "subjects", "seed": 1}
+    keys |= {"map": "map", "n": 12, "subjects": SUBJECTS}
+    more = [
+        pd.DataFrame([{**keys, "model": model, "value": value}]) for model, value in (("vqvae", 0.01), ("rae", 0.2))
+    ]
+    strict = compare([*TABLES, *more]).strict
+    assert [cells(strict)[name][1].split(" ")[0] for name in ("VQ-VAE", "rae")] == ["0.010", "0.200"]
+    assert "Bold: best trained model of a column; false positives are no merit." in strict
+
+
+def test_empty_cells_say_why(compare):
+    undefined = rows_of("rae", 1, 0.5, np.nan, np.nan)
+    undefined["reason"] = np.where(undefined["value"].isna(), "the map is constant", "")
+    result = compare([*TABLES[:2], undefined, TABLES[3]])
+    sentence = "Empty, since the map is constant: rae in hcp_synthetic AUROC, rae in hcp_synthetic AUPRC."
+    assert sentence in result.markdown
+    assert sentence.replace("_", r"\_") in result.latex
+    assert "Empty" not in compare(TABLES).markdown
+    csv = result.csv
+    assert set(csv.loc[csv["reason"].notna(), "metric"]) == {"auroc", "average_precision"}
+
+
+def test_intervals_of_few_subjects_are_said_to_be_narrow(compare):
+    assert "Of few subjects, here 12 at the least" in compare(TABLES).markdown
+    assert "few subjects" not in compare([table.assign(subjects=30) for table in TABLES]).markdown
+
+
+def test_the_summary_has_each_number_once_with_its_mean_over_the_seeds(compare):
+    summary = compare(TABLES).summary
+    keys = ["model", "dataset", "metric", "region", "pooling"]
+    assert not summary.duplicated(keys).any()
+    row = summary.set_index(keys).loc[("vqvae", "hcp_synthetic", "auroc", "frame", "pixels")]
+    assert (row["value"], row["seeds"], row["subjects"]) == (pytest.approx(0.85), 2, SUBJECTS)
+    assert row["low"] < row["value"] < row["high"]
 
 
 def test_seeds_are_mean_and_sd_and_subjects_an_interval(compare):
@@ -170,16 +205,17 @@ def test_the_last_column_says_who_is_above_the_floor(compare):
     better = compare([*TABLES[:2], rows_of("rae", 1, 0.5, 0.95, 0.8), TABLES[3]])
     assert cells(better.markdown)["rae"][-1] == "+0.080 [+0.080, +0.080] above"
     assert "AUPRC of hcp_synthetic: rae." in better.markdown
-    assert better.csv.set_index("model").loc["rae", f"hcp_synthetic AUPRC {MINUS} Voxel mean"] == pytest.approx(0.08)
+    gaps = better.csv[better.csv["against"] == "voxel_mean"].set_index(["model", "metric"])["value"]
+    assert gaps["rae", "average_precision"] == pytest.approx(0.08)
 
 
 def test_the_floor_is_the_strongest_or_the_one_that_is_named(compare):
     models = {**MODELS, "intensity": {"label": "Intensity", "floor": True}}
     tables = [*TABLES, rows_of("intensity", 1, 0.1, 0.6, 0.05)]
     settings = {**SETTINGS, "models": models}
-    assert f"AUPRC {MINUS} Voxel mean" in compare(tables, settings).markdown
+    assert f"AUPRC (frame, pixels) {MINUS} Voxel mean" in compare(tables, settings).markdown
     named = compare(tables, {**settings, "floor": "intensity"})
-    assert f"AUPRC {MINUS} Intensity" in named.markdown
+    assert f"AUPRC (frame, pixels) {MINUS} Intensity" in named.markdown
     assert cells(named.markdown)["rae"][-1].endswith("above")
 
 
@@ -202,7 +238,7 @@ def test_floors_are_marked_in_a_block_of_their_own(compare):
     assert cells(result.markdown)["Voxel mean †"][2].startswith("0.970"), "never bold: no model was trained"
     assert "† Floor:" in result.markdown
     assert r"Voxel mean\textsuperscript{\dag} & 0.400 {[" in result.latex
-    assert result.csv.set_index("model")["floor"].to_dict() == {
+    assert result.csv.groupby("model")["floor"].first().to_dict() == {
         "vqvae": False,
         "rae": False,
         "voxel_mean": True,
@@ -232,14 +268,16 @@ def test_missing_cells_are_dashes(compare):
     assert table["Voxel mean †"][2:] == [DASH] * 3
     assert table["rae"] == [DASH] * 5
     assert "rae & -- & -- & -- & --" in result.latex
-    assert result.csv.set_index("model").loc["rae"].drop(["label", "floor"]).isna().all()
+    own = result.csv[result.csv["model"] == "rae"]
+    assert len(own) == 5
+    assert own[["value", "sd", "low", "high"]].isna().all(axis=None)
     assert result.wide["model"].tolist() == ["vqvae", "voxel_mean"]
 
 
 def test_datasets_without_results_are_columns_of_dashes(compare):
     settings = {**SETTINGS, "datasets": ["oasis", "ixi", "hcp_synthetic", "kirby"]}
     table = cells(compare(TABLES, settings).markdown)
-    assert table["Model"][2] == "kirby SSIM ↑"
+    assert table["Model"][2] == "kirby SSIM (frame, images) ↑"
     assert table["VQ-VAE"][2] == DASH
 
 
@@ -278,9 +316,14 @@ def test_latex_is_escaped_and_of_one_width(compare):
     assert latex.count("{") == latex.count("}")
 
 
-def test_csv_holds_numbers(compare):
-    csv = compare(TABLES).csv.set_index("model")
-    assert csv.loc["vqvae", "hcp_synthetic AUPRC"] == pytest.approx(0.4)
-    assert csv.loc["vqvae", "hcp_synthetic AUPRC sd"] == pytest.approx(np.std([0.3, 0.5], ddof=1))
-    assert np.isnan(csv.loc["rae", "oasis SSIM sd"])
-    assert csv.loc["rae", "label"] == "rae"
+def test_csv_has_a_row_a_cell(compare):
+    csv = compare(TABLES).csv
+    assert list(csv.columns) == list(CELLS)
+    values = csv[csv["against"].isna()].set_index(["model", "dataset", "metric"])
+    assert not values.index.duplicated().any()
+    row = values.loc[("vqvae", "hcp_synthetic", "average_precision")]
+    assert (row["region"], row["pooling"]) == ("frame", "pixels")
+    assert row["value"] == pytest.approx(0.4)
+    assert row["sd"] == pytest.approx(np.std([0.3, 0.5], ddof=1))
+    assert np.isnan(values.loc[("rae", "oasis", "ssim"), "sd"])
+    assert set(csv.loc[csv["model"] == "rae", "label"]) == {"rae"}

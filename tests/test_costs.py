@@ -38,7 +38,7 @@ def study(tmp_path):
 def test_a_row_a_rule_of_the_jobs_of_this_study(study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainings, settings = study
-    table = costs(trainings, tmp_path / "costs.tsv", tmp_path / "costs.html", settings).set_index("rule")
+    table = costs(trainings, [], tmp_path / "costs.tsv", tmp_path / "costs.html", settings).set_index("rule")
     assert list(table.index) == ["preprocess", "quality", "train"]
     assert table.loc["preprocess"].dropna().to_dict() == {
         "jobs": 2,
@@ -53,15 +53,33 @@ def test_a_row_a_rule_of_the_jobs_of_this_study(study, tmp_path, monkeypatch):
 def test_a_training_costs_what_it_says_itself(study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainings, settings = study
-    train = costs(trainings, tmp_path / "costs.tsv", tmp_path / "costs.html", settings).set_index("rule").loc["train"]
+    train = (
+        costs(trainings, [], tmp_path / "costs.tsv", tmp_path / "costs.html", settings).set_index("rule").loc["train"]
+    )
     assert (train["jobs"], train["max_seconds"], train["gpu_hours"]) == (2, 7200, 1)
     assert pd.isna(train["cpu_hours"])
+
+
+def test_a_score_says_whether_it_took_a_gpu(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainings, settings = study
+    record = tmp_path / "results/benchmarks/score/vqvae/1/a.tsv"
+    record.parent.mkdir(parents=True)
+    record.write_text(f"{HEADER}\n60\t0:01:00\t100\t55\n")
+    settings["records"] |= {"score": "results/benchmarks/score/{model}/{seed}/{dataset}.tsv"}
+    scores = [tmp_path / "gpu.json", tmp_path / "cpu.json"]
+    for path, gpus in zip(scores, (1, 0), strict=True):
+        path.write_text(json.dumps({"wall_seconds": 1800.0, "gpus": gpus, "device": "cuda" if gpus else "cpu"}))
+    for given, hours in ((scores, 0.5), (scores[1:], None)):
+        row = costs(trainings, given, tmp_path / "costs.tsv", tmp_path / "costs.html", settings).set_index("rule")
+        found = row.loc["score", "gpu_hours"]
+        assert pd.isna(found) if hours is None else found == hours
 
 
 def test_the_page_needs_nothing_else_and_shows_what_is_not_known(study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainings, settings = study
-    costs(trainings, tmp_path / "costs.tsv", tmp_path / "costs.html", settings)
+    costs(trainings, [], tmp_path / "costs.tsv", tmp_path / "costs.html", settings)
     page = (tmp_path / "costs.html").read_text()
     assert "A &lt;study&gt;" in page
     assert "http" not in page

@@ -4,12 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from brainuad.counts import count, keys_of, pooled, scores_of
+from brainuad.counts import count, count_exactly, keys_of, pooled, scores_of
 from brainuad.detection import (
     areas,
     auroc,
     average_precision,
     best_dice,
+    best_mean_dice,
     dice,
     false_positive_rate_at,
     per_region_overlap,
@@ -222,6 +223,69 @@ def test_best_dice_is_that_of_all_thresholds():
     assert best_dice(counts.positives[0], counts.negatives[0]) == pytest.approx(max(every), abs=1e-6)
 
 
+SCORES = st.one_of(st.integers(-3, 3).map(float), st.floats(-100, 100, width=32))
+
+
+@settings(max_examples=150, deadline=None)
+@given(pixels=st.lists(st.tuples(SCORES, st.integers(0, 3)), min_size=3, max_size=60))
+def test_exact_counts_are_every_threshold(pixels):
+    """Areas, best Dice, rate and overlap of counts by abnormal score, against all thresholds one by one."""
+    scores, lesions = np.float32([score for score, _ in pixels]), np.array([lesion for _, lesion in pixels])
+    lesions = np.unique(lesions, return_inverse=True)[1] if (lesions == 0).any() else lesions  # numbered without gaps
+    truth = lesions > 0
+    if truth.all() or not truth.any():
+        return
+    counts = count_exactly(lambda: iter([(0, scores, lesions)]))
+    both = counts.positives[0], counts.negatives[0]
+    assert areas(*both, counts.tied) == pytest.approx(
+        (roc_auc_score(truth, scores), average_precision_score(truth, scores)), abs=1e-12
+    )
+    every = [2 * (truth & (scores >= t)).sum() / (truth.sum() + (scores >= t).sum()) for t in np.unique(scores)]
+    assert best_dice(*both) == pytest.approx(max(every), abs=1e-12)
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+    assert false_positive_rate_at(*both, counts.tied) == pytest.approx(false[np.argmax(true >= 0.95)], abs=1e-12)
+    found = per_region_overlap(counts.coverage, counts.lesions, counts.negatives)
+    assert found[0] == pytest.approx(naive_overlap(scores, lesions, 0.3), abs=1e-9)
+    assert (np.diff(counts.lower) <= 0).all(), "a gap between neighbouring numbers begins where it ends"
+
+
+def test_exact_counts_join_images():
+    """Lesions of two images are two, though both are numbered from 1."""
+    scores, lesions = np.float32([0.9, 0.1, 0.4, 0.2]), np.array([1, 0, 2, 2])
+    one = count_exactly(lambda: iter([(0, scores, lesions)]))
+    two = count_exactly(lambda: iter([(0, scores, lesions), (1, scores, lesions)]))
+    assert (one.lesions, two.lesions) == (2, 4)
+    assert np.array_equal(two.positives, 2 * one.positives)
+    assert two.coverage.sum() == pytest.approx(4)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_exact_counts_refuse_nan(broken):
+    scores = np.float32([0.5, 0.6, 0.7])
+    scores[broken] = np.nan
+    with pytest.raises(ValueError, match="Scores hold NaN"):
+        count_exactly(lambda: iter([(0, scores, np.array([0, 1, 0]))]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    subjects=st.lists(st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=20), min_size=1, max_size=4),
+)
+def test_best_mean_dice_is_that_of_all_thresholds(subjects):
+    parts = [(np.float32([s for s, _ in pixels]), np.array([t for _, t in pixels])) for pixels in subjects]
+    best, each = best_mean_dice(parts)
+    if not any(truth.any() for _, truth in parts):
+        assert np.isnan([best, *each]).all()
+        return
+    means = [
+        np.mean([2 * (t & (s >= x)).sum() / (t.sum() + (s >= x).sum()) for s, t in parts if t.any()])
+        for x in np.unique(np.concatenate([s for s, _ in parts]))
+    ]
+    assert best == pytest.approx(max(means), abs=1e-12)
+    assert np.nanmean(each) == pytest.approx(best)
+    assert [np.isnan(value) for value in each] == [not truth.any() for _, truth in parts]
+
+
 def test_dice_in_closed_form():
     assert dice(np.float64(3), np.float64(1), np.float64(4)) == 0.75
     assert dice(np.float64(0), np.float64(5), np.float64(4)) == 0
@@ -238,6 +302,16 @@ def test_false_positives_at_95_true_ones_are_those_of_the_roc_curve(kind):
     assert found == pytest.approx(expected, abs=1e-3 if kind != "few values" else 1e-9)
 
 
+def area_up_to(limit, rate, overlap):
+    """Area under a curve of points with rising rates, up to a limit, divided by it; a curve may rise upright."""
+    last = np.flatnonzero(rate <= limit)[-1]
+    x, y = rate[: last + 1], overlap[: last + 1]
+    if x[-1] < limit:
+        share = (limit - x[-1]) / (rate[last + 1] - x[-1])
+        x, y = np.append(x, limit), np.append(y, y[-1] + share * (overlap[last + 1] - y[-1]))
+    return np.trapezoid(y, x) / limit
+
+
 def naive_overlap(scores, lesions, limit):
     """AUPRO, threshold by threshold."""
     points = [(0.0, 0.0)]
@@ -245,9 +319,7 @@ def naive_overlap(scores, lesions, limit):
         marked = scores >= threshold
         shares = [marked[lesions == number].mean() for number in range(1, lesions.max() + 1)]
         points.append((marked[lesions == 0].mean(), np.mean(shares)))
-    rate, overlap = np.array(points).T
-    inside = np.append(rate[rate < limit], limit)
-    return np.trapezoid(np.interp(inside, rate, overlap), inside) / limit
+    return area_up_to(limit, *np.array(points).T)
 
 
 @pytest.mark.parametrize("seed", range(3))

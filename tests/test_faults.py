@@ -1,6 +1,7 @@
 """Faults that were found in published evaluations of anomaly detection, each with the test that would catch it here."""
 
 import importlib
+import json
 import re
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from brainuad import training
 from brainuad.cohort import Cohort
 from brainuad.configuration import check
 from brainuad.measures import above_threshold, count_regions, curves, false_positive_numbers
-from brainuad.models import create
+from brainuad.models import class_of, create
 from brainuad.results import Results
 from brainuad.sample_set import SampleSet, SampleWriter
 from brainuad.scoring import components
@@ -164,12 +165,24 @@ def test_files_that_a_page_names_exist(page):
         assert (ROOT / path).exists() or path in ("profiles/default", "config/exclusions.tsv"), path
 
 
-def test_the_configured_epochs_are_those_that_are_trained():
-    """Published: an option that a table in the code overrides. Here each value arrives as it was written."""
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_the_configured_epochs_are_those_that_are_trained(epochs, tmp_path, monkeypatch, make_sample_set):
+    """Published: an option that a table in the code overrides. Here the steps are counted."""
+    steps, cls = [], class_of("vqvae.VQVAE")
+    step = cls.step
+    monkeypatch.setattr(cls, "step", lambda *given: steps.append(1) or step(*given))
     written = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    written["models"] = {"vqvae": {"class": "vqvae.VQVAE", "batch_size": 4, "epochs": epochs, "lr": 1e-3}}
+    del written["comparison"]
     checked = check(written, ROOT / "config/schema/config.schema.yaml")
-    for name, entry in written["models"].items():
-        assert {key: checked["models"][name][key] for key in entry} == entry
+    settings = {**checked["models"]["vqvae"], "params": dict(tiny("vqvae", "VQVAE"))}
+    settings["training"] = {**checked["training"], "device": "cpu"}
+    paths = {"model": "model.safetensors", "description": "model.json", "history": "h.tsv", "cost": "cost.json"}
+    paths = {name: tmp_path / file for name, file in paths.items()}
+    training.train([make_sample_set()], **paths, settings=settings, seed=1)
+    assert len(steps) == 2 * epochs, "eight images in batches of four"
+    assert pd.read_csv(paths["history"], sep="\t")["epoch"].tolist() == list(range(1, epochs + 1))
+    assert json.loads(paths["cost"].read_text())["epochs"] == epochs
 
 
 def test_one_number_is_not_printed_as_two():

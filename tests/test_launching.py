@@ -18,11 +18,13 @@ import psutil
 import pytest
 
 from brainuad import jobs, launching, slurm
-from brainuad.configuration import ConfigurationError, choose_launcher
+from brainuad.configuration import ConfigurationError
 from brainuad.fingerprint import fingerprint
 from brainuad.interruption import Interrupted, Interruption
-from brainuad.launching import LaunchError, forget, launch
+from brainuad.launching import LaunchError, launch
 from brainuad.models import class_of, load
+from brainuad.placement import check_gpus, choose_launcher
+from brainuad.records import forget
 
 OUTPUTS = {"model": "model.safetensors", "description": "model.json", "history": "history.tsv", "cost": "cost.json"}
 
@@ -231,6 +233,9 @@ elif command == "sbatch":
         for name in {names} if outcome == "done" else []:
             (folder / "outputs" / name).write_text(f"made by {{number}}")
         state = "COMPLETED"
+    if outcome == "FURTHER":
+        (folder.parent / "checkpoint.pt").write_text(number)
+        state = "NODE_FAIL"
     with queue.open("a") as file:
         print(number, wanted["job-name"], wanted["comment"], state, sep="|", file=file)
     if (root / "refusal after all").exists():
@@ -293,7 +298,6 @@ RESOURCES = {
     "gpu": 1,
     "poll_seconds": 0.1,
     "slurm_partition": "gpu",
-    "cpu_partition": "cpu",
     "slurm_account": "project",
     "gpu_model": "v100",
     "constraint": "nvlink",
@@ -347,14 +351,30 @@ def test_a_job_is_submitted_and_its_outputs_fetched(tmp_path, cluster, start):
     }  # all else until Snakemake has noted it
 
 
-def test_a_training_without_gpus_goes_to_the_processors():
-    asked = slurm.request({**RESOURCES, "gpu": 0, "gres": "gpu:v100:1"}, 16000)
-    assert asked["partition"] == "cpu"
-    assert not {"constraint", "gpus_per_node", "gres"} & set(asked)
-    asked = slurm.request({**RESOURCES, "gpu": 0, "cpu_constraint": "haswell"}, 16000)
-    assert asked["constraint"] == "haswell"
-    assert slurm.request({**RESOURCES, "cpu_constraint": "haswell"}, 16000)["constraint"] == "nvlink"
-    assert slurm.request({**RESOURCES, "gpu": 0, "cpu_partition": None}, 16000)["partition"] == "gpu"
+def test_a_training_without_gpus_asks_for_none():
+    assert not {"gpus_per_node", "gres"} & set(slurm.request({**RESOURCES, "gpu": 0, "gres": "gpu:v100:1"}, 16000))
+
+
+@pytest.mark.parametrize(
+    ("reason", "cure"),
+    [
+        ("launch failed requeued held", "`scontrol release 1`"),
+        ("PartitionTimeLimit", "`scancel 1`"),
+        ("BadConstraints", "`scancel 1`"),
+        ("InvalidQOS", "`scancel 1`"),
+        ("QOSMaxWallDurationPerJobLimit", "`scancel 1`"),
+        ("AssocGrpCPUMinutesLimit", "`scancel 1`"),
+        ("Priority", ""),
+        ("PartitionDown", ""),
+        ("Resources", ""),
+        ("AssocGrpGRES", ""),
+        ("AssocGrpCPURunMinutesLimit", ""),
+        ("QOSMaxJobsPerUserLimit", ""),
+    ],
+)
+def test_a_reason_to_wait_that_does_not_pass_comes_with_what_to_do(reason, cure):
+    assert cure in slurm.advice(reason, "1")
+    assert bool(cure) == bool(slurm.advice(reason, "1"))
 
 
 def test_the_user_is_told_of_a_job_that_slurm_holds(tmp_path, cluster, start, monkeypatch):
@@ -371,6 +391,58 @@ def test_the_user_is_told_of_a_job_that_slurm_holds(tmp_path, cluster, start, mo
     assert start() == "by hand"
     assert [line for line in told if "held" in line] == [line for line in told if "`scontrol release 1`" in line]
     assert sum("held" in line for line in told) == 1
+
+
+FULL = (
+    "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates accounting/"
+    "QOS policy (job submit limit, user's size and/or time limits)"
+)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        FULL,
+        "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting",
+        "sbatch: error: Batch job submission failed: Slurm temporarily unable to accept job, sleeping and retrying",
+    ],
+)
+def test_a_training_waits_for_room_in_the_queue(cluster, start, said, monkeypatch):
+    told = []
+    monkeypatch.setattr("brainuad.runtime.tell", told.append)
+    cluster.plan("done")
+    (cluster.root / "refusal").write_text(said)
+
+    def make_room():
+        while cluster.calls("sbatch") < 3:
+            time.sleep(0.05)
+        (cluster.root / "refusal").unlink()
+
+    threading.Thread(target=make_room).start()
+    assert start() == "made by 1"
+    assert len([line for line in told if "Slurm takes no more jobs of yours for now (sbatch: error:" in line]) == 1
+
+
+def test_the_patience_for_room_in_the_queue_has_an_end(cluster, start, monkeypatch):
+    monkeypatch.setattr(launching, "ROOM_SECONDS", 0.5)
+    (cluster.root / "refusal").write_text(FULL)
+    with pytest.raises(LaunchError, match="run Snakemake again later"):
+        start()
+    assert cluster.calls("sbatch") > 1
+
+
+def test_who_interrupts_a_training_that_waits_for_room_leaves_no_job(cluster, start):
+    (cluster.root / "refusal").write_text(FULL)
+    interrupt_when(lambda: cluster.calls("sbatch") > 1)
+    with pytest.raises(LaunchError, match="no job was submitted"):
+        start()
+
+
+def test_a_limit_on_one_job_is_not_waited_for(cluster, start):
+    (cluster.root / "refusal").write_text(FULL.replace("MaxSubmitJobPerUserLimit", "MaxWallDurationPerJobLimit"))
+    with pytest.raises(LaunchError, match="correct the resources"):
+        start()
+    assert cluster.calls("sbatch") == 1
 
 
 def test_a_killed_launcher_finds_its_job_again(tmp_path, cluster, start, capsys):
@@ -562,6 +634,11 @@ def test_a_lost_job_is_replaced_three_times(cluster, start, state):
     assert cluster.calls("sbatch") == 8
 
 
+def test_losses_count_only_in_a_row_without_a_checkpoint(tmp_path, cluster, start):
+    cluster.plan(*["FURTHER"] * 5, "NODE_FAIL", "NODE_FAIL", "NODE_FAIL", "done")
+    assert start() == "made by 9"
+
+
 def test_a_job_without_memory_gets_more_twice(cluster, start, capsys):
     cluster.plan("OUT_OF_MEMORY", "OUT_OF_MEMORY", "done")
     assert start() == "made by 3"
@@ -570,6 +647,20 @@ def test_a_job_without_memory_gets_more_twice(cluster, start, capsys):
     with pytest.raises(LaunchError, match="too little memory with 64000 MB: raise mem_mb"):
         start()
     assert cluster.calls("sbatch") == 6
+
+
+def test_what_was_learnt_of_memory_outlives_the_launcher(cluster, start, monkeypatch):
+    cluster.plan("OUT_OF_MEMORY", "CANCELLED", "done")
+    with pytest.raises(LaunchError, match="was cancelled"):
+        start()
+    assert start() == "made by 3"
+    assert "#SBATCH --mem=32000M\n" in (cluster.root / "script").read_text()
+    cluster.plan("OUT_OF_MEMORY", "CANCELLED", "done")
+    with pytest.raises(LaunchError, match="was cancelled"):
+        start()
+    monkeypatch.setitem(RESOURCES, "mem_mb", 20000)  # the user has corrected it
+    assert start() == "made by 6"
+    assert "#SBATCH --mem=20000M\n" in (cluster.root / "script").read_text()
 
 
 @pytest.mark.parametrize(
@@ -650,13 +741,62 @@ def test_several_gpus_and_nodes_are_requested():
     assert (asked["nodes"], asked["ntasks_per_node"], asked["gpus_per_node"]) == (2, 4, "v100:4")
     asked = slurm.request({**RESOURCES, "gres": "gpu:a100:1"}, 16000)
     assert asked["gres"] == "gpu:a100:1"
-    with pytest.raises(RuntimeError, match="slurm_extra must not hold --comment"):
-        slurm.request({**RESOURCES, "slurm_extra": "--exclusive --comment=mine"}, 16000)
     assert "gpus_per_node" not in asked
     asked = slurm.request({"runtime": 2}, 4096)
     assert asked["signal_delay_s"] == 30
     assert asked["mem"] == "4096M"
     assert not {"partition", "account", "qos", "constraint", "gpus_per_node"} & set(asked)
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ({"slurm_extra": "--exclusive --comment=mine"}, "must not hold --comment: by that a training is found again"),
+        ({"slurm_extra": "--signal=USR1@60"}, "must not hold --signal: by that"),
+        ({"slurm_extra": "--no-requeue"}, "must not hold --no-requeue: by that"),
+        ({"slurm_extra": "--output x"}, "must not hold --output: by that"),
+        ({"slurm_extra": "--time=5"}, "must not hold --time: say it by the resource"),
+        ({"slurm_extra": "-x node17"}, "write -x in full"),
+        ({"gpu": 0}, "said by `training.gpus`"),
+        ({"slurm_extra": "node17"}, "node17 belongs to no option"),
+        ({"gpu_model": "a100-sxm4"}, "`gpu_model` of rule train is 'a100-sxm4', but the executor takes letters"),
+    ],
+)
+def test_what_breaks_a_training_is_refused_in_the_profile(resources, message):
+    with pytest.raises(ValueError, match=message):
+        slurm.check_resources("train", resources)
+
+
+def test_what_breaks_no_training_is_taken_from_the_profile():
+    slurm.check_resources("train", {"gpu_model": "'v100'", "slurm_extra": "--exclude=n1 --nice 7 --exclusive"})
+    slurm.check_resources("score", {"slurm_extra": "-x n1"})
+    assert slurm.options("--exclude=n1 --nice 7 --exclusive") == {"exclude": "n1", "nice": "7", "exclusive": True}
+
+
+def raised_in(module, error):
+    """The error, as if a function of that module had raised it."""
+    try:
+        exec("def fail(error):\n    raise error", space := {"__name__": module})
+        space["fail"](error)
+    except Exception as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "lost"),
+    [
+        ("torch.distributed.distributed_c10d", RuntimeError("[pair.cc:534] Connection closed by peer [::1]:1"), True),
+        ("torch.distributed.distributed_c10d", RuntimeError("Timed out waiting 1800000ms for recv operation"), True),
+        ("torch.distributed.distributed_c10d", RuntimeError("ncclRemoteError: A call failed possibly due to"), True),
+        ("torch.distributed.distributed_c10d", RuntimeError("NCCL error: ncclInvalidUsage"), False),
+        ("torch.distributed.distributed_c10d", RuntimeError("output tensor size must match"), False),
+        ("torch.distributed.distributed_c10d", TypeError("Connection closed by peer"), False),
+        ("brainuad.ranks", RuntimeError("Connection closed by peer"), False),
+        ("torch._tensor", ConnectionResetError("Connection reset by peer"), False),
+    ],
+)
+def test_only_the_loss_of_another_process_is_taken_for_one(module, error, lost):
+    assert jobs.lost_others(raised_in(module, error)) is lost
 
 
 def test_the_job_that_snakemake_is_in_is_hidden_but_not_where_slurm_is(monkeypatch):
@@ -680,7 +820,11 @@ def test_the_fingerprint_sees_settings_seed_samples_and_upstream(cohort, tmp_pat
         fingerprint({"lr": 1}, 1, [cohort, cohort], [None]),
         fingerprint({"lr": 1}, 1, [cohort], [upstream]),
     ]
-    assert len({first, *others}) == 5
+    images = np.load(cohort / "images.npy")
+    images[5] /= 2  # one image of many
+    np.save(cohort / "images.npy", images)
+    others.append(fingerprint({"lr": 1}, 1, [cohort], [None]))
+    assert len({first, *others}) == 6
 
 
 def test_auto_is_what_the_profile_and_the_number_of_gpus_ask_for():
@@ -696,3 +840,16 @@ def test_auto_is_what_the_profile_and_the_number_of_gpus_ask_for():
         choose("inline", gpus=2)
     with pytest.raises(ConfigurationError, match=r"`training\.nodes` is 2, but trainings run on this machine"):
         choose("local", nodes=2)
+
+
+def test_no_job_gets_fewer_gpus_than_it_needs_without_a_word():
+    needed = {"train": 2, "score": 1}
+    check_gpus(needed, None)
+    check_gpus(needed, 2)
+    for allowed, rule in ((0, "train"), (1, "train")):
+        with pytest.raises(
+            ConfigurationError, match=f"gpu={allowed}` allows fewer GPUs than a job of rule {rule} needs"
+        ):
+            check_gpus(needed, allowed)
+    with pytest.raises(ConfigurationError, match="a job of rule score needs"):
+        check_gpus({"train": 0, "score": 1}, 0)

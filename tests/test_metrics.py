@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from skimage.metrics import structural_similarity
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from brainuad.catalogue import CATALOGUE
 from brainuad.metrics import COLUMNS, metrics
 from brainuad.resampling import interval
 from brainuad.sample_set import SampleWriter
 from brainuad.thresholds import thresholds
+from test_detection import area_up_to
 
 SIZE = (24, 20)
 MAPS = ("map", "residual")
@@ -207,7 +209,8 @@ def test_without_validation_subjects_there_is_no_threshold(study):
     ("change", "reason"),
     [
         ({"map": lambda array: np.full_like(array, 0.3)}, "the map is constant"),
-        ({"map": lambda array: np.where(array > 0.9, np.nan, array)}, "the map holds NaN"),
+        ({"map": lambda array: np.where(array > 0.9, np.nan, array)}, "the map holds NaN or infinity"),
+        ({"map": lambda array: np.where(array > 0.9, np.inf, array)}, "the map holds NaN or infinity"),
     ],
 )
 def test_maps_that_say_nothing_give_a_reason_and_no_number(study, change, reason):
@@ -219,6 +222,75 @@ def test_maps_that_say_nothing_give_a_reason_and_no_number(study, change, reason
     assert wrong["reason"].str.contains(reason).all(), "no alarm at all is no merit of a map that says nothing"
     assert detected["value"].isna().all()
     assert detected["reason"].str.contains(reason).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["reconstruction", "perceptual"])
+def test_one_broken_reconstruction_leaves_no_mean_of_the_others(study, name, bad):
+    def broken(array):
+        array = array.copy()
+        array[2, 0, 10, 10] = bad
+        return array
+
+    table, _ = study(change={name: broken})
+    alike = table[table["map"] == "reconstruction"]
+    assert len(alike) == 10
+    assert alike["value"].isna().all()
+    assert alike["low"].isna().all()
+    assert set(alike["reason"]) == {f"1 of 3 images have NaN or infinity in {name}.npy: score the model again"}
+    assert np.isfinite(value(table, "auroc", "brain")), "the map is whole"
+
+
+def test_an_image_that_is_copied_has_no_peak_signal_to_noise_ratio(study):
+    """It is infinite: left out of the mean, a copy would make a model worse."""
+
+    def copied(images):
+        return lambda array: np.concatenate([array[:1], images["images"][1:2], array[2:]])
+
+    arrays = study()[1]
+    images = {"images": np.concatenate([arrays["images"][:1], arrays["images"]])}
+    shutil.rmtree(study.folder.parent / "score")
+    table, _ = study(change={"reconstruction": copied(images)})
+    for region in ("frame", "brain"):
+        assert np.isnan(value(table, "psnr", region, "reconstruction"))
+        reason = value(table, "psnr", region, "reconstruction", "reason")
+        assert reason == "infinite in 1 of 3 images, which their reconstructions equal"
+        assert np.isfinite(value(table, "ssim", region, "reconstruction"))
+
+
+@pytest.mark.parametrize("region", ["frame", "brain"])
+def test_every_threshold_counts(study, region):
+    """Best Dice, optimism, the rate at 95 % and AUPRO are those of all thresholds, pooled and with one for all."""
+    table, arrays = study()
+    brain = arrays["brain"] if region == "brain" else np.ones_like(arrays["brain"])
+    subjects = [(s[b], t[b]) for s, t, b in zip(arrays["map"], arrays["lesion"], brain, strict=True)]
+    scores, truth = (np.concatenate(parts) for parts in zip(*subjects, strict=True))
+
+    def dice(scores, truth, threshold):
+        return 2 * (truth & (scores >= threshold)).sum() / (truth.sum() + (scores >= threshold).sum())
+
+    levels = np.unique(scores)
+    best = max(dice(scores, truth, level) for level in levels)
+    assert value(table, "best_dice", region) == pytest.approx(best, abs=1e-12)
+    mean = max(np.mean([dice(*subject, level) for subject in subjects]) for level in levels)
+    assert value(table, "best_dice", region, pooling="subjects") == pytest.approx(mean, abs=1e-12)
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+    assert value(table, "fpr_at_95_tpr", region) == pytest.approx(false[np.argmax(true >= 0.95)], abs=1e-12)
+    rates, overlap = [0.0], [0.0]
+    for level in levels[::-1]:
+        rates.append((~truth & (scores >= level)).sum() / (~truth).sum())
+        overlap.append(np.mean([(s >= level)[t].mean() for s, t in subjects]))  # one lesion a subject
+    expected = area_up_to(0.3, np.array(rates), np.array(overlap))
+    assert value(table, "aupro", region, pooling="lesions") == pytest.approx(expected, abs=1e-12)
+
+
+def test_lesion_outside_the_brain_has_an_interval(study):
+    table, arrays = study()
+    outside = (arrays["lesion"] & ~arrays["brain"]).sum() / arrays["lesion"].sum()
+    assert value(table, "lesion_outside_brain", "frame") == pytest.approx(outside)
+    low, high = (value(table, "lesion_outside_brain", "frame", column=name) for name in ("low", "high"))
+    assert low <= outside <= high
+    assert low < high
 
 
 def test_lesions_that_fill_the_region_leave_nothing_normal(study):

@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 
 from brainuad.metrics import COLUMNS
-from brainuad.published import COLUMNS as DIFFERENCE_COLUMNS
-from brainuad.published import paper_difference
+from brainuad.paper_difference import COLUMNS as DIFFERENCE_COLUMNS
+from brainuad.paper_difference import paper_difference
+from brainuad.published import check_published
 from conftest import ROOT
 
 SETTINGS = {"study": "A <b>study</b>", "simulated": True, "models": {"rae": {"label": "Reverse AE", "floor": False}}}
@@ -45,13 +46,33 @@ def test_each_printed_cell_stands_beside_ours(written):
     ("printed", "message"),
     [
         ("model\tdataset\tvalue\nrae\tixi\t0.5\n", "lacks the column 'metric'"),
-        ("model\tdataset\tmetric\tvalue\tnote\nunet\tixi\tssim\t0.5\t\n", "names 'unet'"),
         ("model\tdataset\tmetric\tvalue\tnote\nrae\tixi\tfid\t0.5\t\n", "'fid': known are ssim"),
+        ("model\tdataset\tmetric\tvalue\tnote\nrae\tixi\tssim\thalf\t\n", "a `value` that is no number"),
+        ("", "cannot be read"),
     ],
 )
 def test_a_printed_table_that_does_not_fit_is_refused(written, printed, message):
     with pytest.raises(ValueError, match=message):
         written(printed)
+
+
+def test_the_study_is_asked_for_the_printed_cells_before_anything_runs(tmp_path):
+    path = tmp_path / "printed.tsv"
+    path.write_text("model\tdataset\tmetric\tvalue\tnote\nrae\tixi\tssim\t0.5\t\nvqvae\toasis3\tssim\t0.5\t\n")
+    assert check_published(path, ["rae", "vqvae"], ["ixi", "oasis3"]) == ""
+    assert "this study has not vqvae, oasis3; the cells stay without ours" in check_published(path, ["rae"], ["ixi"])
+    with pytest.raises(
+        ValueError, match=r"no cell of .* is of a model and dataset of this study, which has not rae, ixi"
+    ):
+        check_published(path, ["vqvae"], ["hcp"])
+    with pytest.raises(ValueError, match=r"comparison\.published: .*missing\.tsv cannot be read"):
+        check_published(tmp_path / "missing.tsv", ["rae"], ["ixi"])
+
+
+def test_cells_of_models_that_the_study_leaves_out_stay_without_ours(written):
+    table, page = written("model\tdataset\tmetric\tvalue\tnote\nrae\tixi\tssim\t0.5\t\nunet\tixi\tssim\t0.6\t\n")
+    assert table.set_index("model").loc["unet", ["ours", "low", "difference"]].isna().all()
+    assert "unet" in page
 
 
 def test_the_papers_table_2_is_as_printed():

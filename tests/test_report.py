@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from brainuad import provenance, report_figures, report_results, report_scans
+from brainuad import provenance, report_figures, report_results, report_scans, report_tables
 from brainuad.page import Cell, Paragraph, Row, Section, Table, listed, number, render
 from brainuad.report import costs, duration, report
 from brainuad.report_study import Study
 from conftest import ROOT
-from fabricated import ANOMALOUS, FORMULA, MODELS, SCRIPT, TAG, fabricated
+from fabricated import ANOMALOUS, FORMULA, MINUS, MODELS, SCRIPT, TAG, fabricated
 
 ANCHORS = [
     "comparison",
@@ -90,7 +90,7 @@ def test_no_path_of_a_scan_reaches_the_page(study, tmp_path):
 @pytest.mark.parametrize(
     ("section", "names"),
     [
-        (report_results.comparison, ["strict", "table2"]),
+        (report_tables.comparison, ["strict", "table2", "summary"]),
         (report_results.published, ["paper_difference"]),
         (report_results.ranks, ["ranks", "significance"]),
         (report_results.responses, ["responses"]),
@@ -126,25 +126,47 @@ def test_the_summary_says_scans_models_and_who_clears_the_floor(page):
 
 
 def test_the_interval_decides_what_is_above_a_floor(study):
-    gaps = [column for column in report_results.columns_of(study, "strict") if column.gap]
-    assert [(column.dataset, column.metric) for column in gaps] == [(ANOMALOUS, "AUPRC")]
-    assert report_results.above(study, gaps[0]) == ["vqvae"]
-    table = report_results.numbers(study, gaps)
+    gaps = [column for column in report_tables.columns_of(study, "strict") if column.gap]
+    assert [(column.dataset, column.metric, column.floor) for column in gaps] == [
+        (ANOMALOUS, "average_precision", "Voxel z-score")
+    ]
+    assert report_tables.above(study, gaps[0]) == ["vqvae"]
+    table = report_tables.numbers(study, gaps)
     assert [row.cells[1].text for row in table.rows[:3]] == ["above", "below", "not told apart"]
     assert [row.cells[1].strong for row in table.rows] == [True, False, False, False, False]
     assert [row.floor for row in table.rows] == [False, False, False, True, True]
 
 
-def test_a_table_before_intervals_is_shown_too(study, tmp_path):
-    path = tmp_path / "table2.csv"
-    pd.DataFrame({"model": list(MODELS), "label": "", "floor": False, "ixi SSIM": 0.5, "ixi SSIM sd": np.nan}).to_csv(
-        path
-    )
-    table = pd.read_csv(path, index_col=0)
-    table.to_csv(path, index=False)
-    columns = report_results.columns_of(Study(study.settings, {"table2": [path]}), "table2")
-    assert [column.title for column in columns] == ["SSIM"]
-    assert columns[0].rows["low"].isna().all()
+@pytest.mark.parametrize("label", ["Voxel z low", "Blur sd", f"A {MINUS} B", "SSIM"])
+def test_no_label_is_taken_for_something_else(study, label):
+    """Labels are free text: what a column is does not hang on them."""
+    models = {**MODELS, "voxel_z": {"label": label, "floor": True}}
+    columns = report_tables.columns_of(Study({**study.settings, "models": models}, study.files), "strict")
+    assert [column.gap for column in columns] == [True, False, False, False, False]
+    assert columns[0].question == f"Above {label} in AUPRC?"
+
+
+def test_all_numbers_stand_there_with_their_reasons(study):
+    details = report_tables.everything(study)[1]
+    assert details.summary == ANOMALOUS
+    row = details.blocks[0].rows[0]
+    assert [cell.text for cell in row.cells] == ["AUPRC", "brain, pixels", "0.300", "\N{EN DASH}", *["0.300"] * 3]
+    assert row.cells[2].note == "0.250 to 0.350"
+    assert row.cells[3].note == f"{TAG} is constant"
+
+
+def test_false_positives_are_of_subjects_without_a_lesion(study, tmp_path):
+    """Healthy controls of a dataset with patients count, its patients do not."""
+    path = next(path for model, _, dataset, path in study.jobs("subjects") if (model, dataset) == ("rae", ANOMALOUS))
+    table = report_scans.read(path).assign(lesion=[True, False, True, False, True, False])
+    mixed = tmp_path / "rae/1" / path.name
+    mixed.parent.mkdir(parents=True)
+    table.to_csv(mixed, sep="\t", index=False)
+    files = {**study.files, "subjects": [mixed]}
+    first = report_scans.false_positives(Study(study.settings, files)).blocks[1].blocks[0]
+    assert first.columns == ["Model", f"{ANOMALOUS} (n = 3)"]
+    expected = table.loc[~table["lesion"], report_scans.FALSE_POSITIVES].mean()
+    assert first.rows[0].cells[1].value == pytest.approx(expected)
 
 
 def test_responses_are_named_by_dataset_and_measure(study):

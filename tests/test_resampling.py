@@ -46,3 +46,9 @@ def test_an_interval_of_too_many_undefined_draws_is_none():
     assert np.isnan(interval(0.0, np.full(5, np.nan), 9)).all()
     assert np.isnan(interval(np.nan, np.arange(100.0), 9)).all()
     assert np.isnan(interval(50.0, np.arange(100.0), 1)).all(), "one subject says nothing of others"
+
+
+def test_a_number_lies_in_its_interval_even_beside_all_draws():
+    low, high = interval(0.2, np.linspace(0.3, 0.4, 200), 30)
+    assert low == 0.2
+    assert 0.3 < high < 0.4

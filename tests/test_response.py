@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
+from sklearn.metrics import average_precision_score
 
-from brainuad.response import COLUMNS, measures, response, threshold_of
+from brainuad.resampling import draws
+from brainuad.response import COLUMNS, MEASURES, measures, response, threshold_of
 from brainuad.response_surface import response_surface, surface_figure
 from brainuad.sample_set import SampleSet
 from brainuad.synthetic import synthetic
@@ -27,6 +29,12 @@ def write_thresholds(path, threshold=0.5, reason=""):
     return path
 
 
+def cell(scores, lesion, brain, owner=None):
+    """The numbers of one cell, by default with a subject for each sample, at a threshold of one half."""
+    owner = np.arange(len(scores)).astype(str) if owner is None else np.array(owner)
+    return measures(scores.astype(np.float32), lesion, brain, 0.5, owner, draws("grid", len(set(owner)), 200))
+
+
 @pytest.fixture
 def respond(tmp_path, make_sample_set):
     """A function that scores a grid by a function of its masks and measures the response."""
@@ -39,7 +47,7 @@ def respond(tmp_path, make_sample_set):
         np.save(folder / "map.npy", scores(samples).astype(np.float32))
         samples.table.to_csv(folder / "table.tsv", sep="\t", index=False)
         thresholds = write_thresholds(tmp_path / "thresholds.tsv", threshold, reason)
-        response(folder, samples.folder, thresholds, tmp_path / "out/grid.tsv", "grid", "rae", "3")
+        response(folder, samples.folder, thresholds, tmp_path / "out/grid.tsv", "grid", "rae", "3", 200)
         return pd.read_csv(tmp_path / "out/grid.tsv", sep="\t", keep_default_na=True)
 
     return responded
@@ -56,11 +64,40 @@ def test_a_perfect_map_finds_everything(respond):
     assert table["prevalence"].between(0.001, 0.2).all()
 
 
-def test_a_constant_map_gets_the_prevalence_and_finds_nothing_or_everything(respond):
-    for value, found in ((0.5, 0), (0.6, 1)):
-        table = respond(lambda samples, value=value: np.full(samples.lesion.shape, value))
-        assert table["average_precision"].tolist() == pytest.approx(table["prevalence"].tolist())
-        assert table["detection"].eq(found).all(), "abnormal is what lies above the threshold, not on it"
+@pytest.mark.parametrize(
+    ("value", "reason"), [(0.6, "the map is constant"), (np.nan, "NaN or infinity"), (np.inf, "NaN or infinity")]
+)
+def test_a_map_that_says_nothing_has_a_reason_and_no_number(respond, value, reason):
+    """A map that is the same everywhere would "detect" everything, or nothing, by where the threshold lies."""
+    table = respond(lambda samples: np.full(samples.lesion.shape, value))
+    assert table[MEASURES].isna().all(axis=None)
+    assert table["reason"].str.contains(reason).all()
+    assert table["prevalence"].between(0.001, 0.2).all()
+
+
+def test_intervals_are_over_subjects(respond):
+    """Three samples of a cell are of three subjects, two of which are found."""
+
+    def two_of_three(samples):
+        known = samples.table.groupby(["kind", "size", "intensity"]).cumcount() < 2
+        return samples.lesion * known.to_numpy()[:, None, None, None] + 0.1 * samples.brain
+
+    table = respond(two_of_three)
+    assert table["detection"].tolist() == pytest.approx([2 / 3] * len(table))
+    assert table["detection_low"].between(0, 0.34).all()
+    assert table["detection_high"].eq(1).all()
+    assert (table["average_precision_low"] <= table["average_precision"]).all()
+    assert (table["average_precision_high"] > table["average_precision"]).all()
+    assert respond(lambda samples: samples.lesion)[["detection_low", "average_precision_low"]].eq(1).all(axis=None)
+
+
+def test_one_subject_alone_has_no_interval():
+    brain = np.ones((2, 1, 8, 8), bool)
+    lesion = np.zeros_like(brain)
+    lesion[:, :, :3] = True
+    found = cell(lesion + 0.1, lesion, brain, owner=("a", "a"))
+    assert found["average_precision"] == 1
+    assert np.isnan([found["average_precision_low"], found["detection_high"]]).all()
 
 
 def test_cells_are_kept_apart(respond):
@@ -97,9 +134,9 @@ def test_a_tenth_of_the_pixels_inside_the_brain_is_a_detection():
     scores[0, 0, 3, :2] = 1  # a tenth of those inside
     scores[1, 0, 3, :1] = 1
     scores[2, 0, 5:] = 1  # all of those outside
-    found = measures(scores, lesion, brain, 0.5)
+    found = cell(scores, lesion, brain)
     assert found["detection"] == pytest.approx(1 / 3)
-    assert found["prevalence"] == pytest.approx(20 / 50)
+    assert found["average_precision"] == pytest.approx(average_precision_score(lesion[brain], scores[brain]))
 
 
 def test_anomalies_outside_the_brain_do_not_count():
@@ -107,18 +144,17 @@ def test_anomalies_outside_the_brain_do_not_count():
     brain[:, :, :4] = True
     lesion[0, 0, 5:] = True
     scores = np.zeros(brain.shape, np.float32)
-    nothing = measures(scores, lesion, brain, 0.5)
+    nothing = cell(scores, lesion, brain)
     assert np.isnan([nothing["average_precision"], nothing["detection"]]).all()
-    assert nothing["prevalence"] == 0
     lesion[1, 0, 2:6] = True
-    assert measures(lesion.astype(np.float32), lesion, brain, 0.5)["detection"] == 1
+    assert cell(lesion, lesion, brain)["detection"] == 1
 
 
 def test_scores_without_cells_are_refused(tmp_path, make_sample_set):
     samples = SampleSet(make_sample_set())
     samples.table.drop(columns="kind").to_csv(tmp_path / "table.tsv", sep="\t", index=False)
     with pytest.raises(ValueError, match=r"dataset odd needs `anomalies\.grid`"):
-        response(tmp_path, samples.folder, tmp_path, tmp_path / "out.tsv", "odd", "rae", 1)
+        response(tmp_path, samples.folder, tmp_path, tmp_path / "out.tsv", "odd", "rae", 1, 10)
 
 
 LABELS = {"rae": "Reversed AE", "vqvae": "VQ-VAE", "absent": "Not scored"}

@@ -1,3 +1,5 @@
+import hashlib
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -105,3 +107,24 @@ def test_a_set_is_memory_mapped(make_sample_set):
 def test_a_set_with_fewer_samples_than_announced_is_refused(tmp_path):
     with pytest.raises(ValueError, match="0 samples added, 3 announced"):
         SampleWriter(tmp_path / "set", 3, (8, 8)).close()
+
+
+def test_the_digest_is_that_of_the_file_of_images(make_sample_set):
+    folder = make_sample_set()
+    recorded, file = (folder / "images.sha256").read_text(), hashlib.sha256((folder / "images.npy").read_bytes())
+    assert recorded == f"{file.hexdigest()}  images.npy\n"  # as sha256sum writes it
+    assert SampleSet(folder).digest == file.hexdigest()
+
+
+@pytest.mark.parametrize("row", range(14))
+@pytest.mark.parametrize("record", ["there", "missing"])
+def test_a_replaced_image_has_another_digest(make_sample_set, row, record):
+    folder = make_sample_set()
+    before = SampleSet(folder).digest
+    if record == "missing":
+        (folder / "images.sha256").unlink()
+        assert SampleSet(folder).digest == before
+    images = np.load(folder / "images.npy", mmap_mode="r+")
+    images[row] = images[row, :, ::-1]
+    images.flush()
+    assert SampleSet(folder).digest != before

@@ -123,7 +123,7 @@ def test_what_is_not_whole_has_no_name(monkeypatch, tmp_path):
     assert all(name.endswith(".partial") for name in names)
     scored(monkeypatch, Brightened((32, 32)), samples, tmp_path / "score")
     names = {path.name for path in (tmp_path / "score").iterdir()}
-    assert names == {"reconstruction.npy", "residual.npy", "perceptual.npy", "map.npy", "table.tsv"}
+    assert names == {"reconstruction.npy", "residual.npy", "perceptual.npy", "map.npy", "table.tsv", "cost.json"}
 
 
 def test_a_set_without_rows_to_score_is_refused(monkeypatch, tmp_path):

@@ -73,9 +73,9 @@ def test_published_blocks(published):
     assert [block.shift for block in blocks] == [0, 3] * 7
     assert encoder[-1].mask.shape == (1, 49, 49)
     assert len(encoder[-1].mask[0].unique(dim=0)) == 4
-    rates = [block.drop.drop_prob for block in encoder]
+    rates = [block.drop.rate for block in encoder]
     assert rates == pytest.approx([0.1 * i / 7 for i in range(8)])
-    assert [block.drop.drop_prob for block in decoder] == [rates[i] for i in (4, 5, 2, 3, 0, 1)]
+    assert [block.drop.rate for block in decoder] == [rates[i] for i in (4, 5, 2, 3, 0, 1)]
     assert all(part.eps == 1e-6 for part in published.modules() if isinstance(part, nn.LayerNorm))
 
 
@@ -123,6 +123,7 @@ def test_sizes_that_do_not_fit_are_refused():
         {"loss": "l2"},
         {"optimizer": "sgd"},
         {"permutations": 0},
+        {"stochastic_depth": 1.0},
         {"unit": 0},
         {"unit": 6},
         {"groups": 1},

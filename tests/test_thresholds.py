@@ -1,9 +1,37 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from brainuad.sample_set import SampleWriter
-from brainuad.thresholds import RATES, read_thresholds, threshold_at, thresholds
+from brainuad.thresholds import RATES, read_thresholds, thresholds, thresholds_at
+
+
+def threshold_at(values, rate):
+    """The threshold of one array, read as two images."""
+    halves = np.array_split(np.asarray(values, np.float32), 2)
+    known, number, reason = thresholds_at(lambda: iter(halves), [rate])
+    assert (number, reason) == (len(values), "")
+    return known[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=300),
+    rate=st.sampled_from([0.01, 0.05, 0.1, 1 / 3, 0.5]),
+)
+def test_the_threshold_is_the_quantile_of_all_scores(values, rate):
+    """NumPy's quantile of the joined scores is the oracle."""
+    expected = np.quantile(np.float32(values), 1 - rate, method="inverted_cdf")
+    assert threshold_at(values, rate) == expected
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_give_no_threshold_and_a_reason(bad):
+    known, number, reason = thresholds_at(lambda: iter([np.float32([0, bad, 1])]), RATES)
+    assert np.isnan(known).all()
+    assert (number, reason) == (3, "the map holds NaN or infinity: score the model again")
 
 
 @pytest.mark.parametrize("count", [1, 7, 100, 1003])

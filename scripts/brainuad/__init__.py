@@ -4,6 +4,7 @@ A module imports only from modules above it in this list.
 
 ==================  ==============================================================================
 configuration       the closed schema of a study's ``config.yaml`` and its cross-references
+placement           where trainings run, and whether there are GPUs enough
 faults              why a scan is left out: codes; ``docs/left_out.md`` is made of it
 manifest            datasets as tables of scans; subjects split by a seeded hash
 patterns            path patterns → the files on disk that match
@@ -23,6 +24,7 @@ anomalies           kinds of synthetic anomalies: image → image with one regio
 synthetic           sample sets with synthetic anomalies of known place
 trunk               fetches networks for the perceptual distance that are not shipped
 perceptual          smoothed LPIPS distance maps
+shares              the part of a batch that a process holds: shared draws and sums
 models              the ``Detector`` contract and one file a model
 conversion          weights trained with MONAI or monai-generative → this project's
 schedule            learning rate over the epochs
@@ -35,20 +37,21 @@ ranks               several processes that train one model together
 training            fits any ``Detector``: schedule, checkpoints, resume, cost
 scoring             trained model × sample set → reconstructions and anomaly maps
 catalogue           what each number is; ``docs/metrics.md`` is made of it
+published           the numbers that a paper printed
 similarity          image and reconstruction → SSIM and its like
 counts              pixels counted by subject and score, any number of them
 detection           scores and truth of pixels → areas, Dice, rates; exact or from counts
 lesions             lesions as wholes: found or not, and false alarms
 resampling          draws of subjects, and intervals of what they give
-thresholds          scores of healthy validation pixels → thresholds
 cohort              the test images of a dataset and the numbers drawn from them
+thresholds          scores of healthy validation pixels → thresholds
 measures            what the scores of one model on one dataset are worth
 metrics             anomaly maps and masks → numbers in long format
 results             the numbers of all models with their draws
 tables              the comparison as a table of one protocol
 typeset             that table in Markdown, LaTeX and HTML
 comparison          the numbers of all models → the comparison
-published           what a paper printed beside ours
+paper_difference    what a paper printed beside ours
 costs               what the jobs of each rule took
 figures             the qualitative grid and the learning curves
 significance        paired tests between models, and their ranks
@@ -58,13 +61,15 @@ provenance          code, packages, machine and digests of a result
 page                blocks of text, tables and pictures → one page of HTML
 report_figures      the pictures that the report draws itself
 report_study        what the report is made of
-report_results      the report's sections about numbers
+report_tables       the report's tables of numbers
+report_results      the report's other sections about numbers
 report_scans        the report's sections about scans
 report              the page with everything on it
 runtime             what all jobs share: the log, the end with the workflow
 slurm               what is asked of Slurm, and how its answers are read
 starts              how often a training was begun without getting further
 jobs                a training as a Slurm job or as processes of this machine
+records             the job of a run folder on record
 launching           where a training runs: one job at a time, found again, its end judged
 ==================  ==============================================================================
 

@@ -33,7 +33,11 @@ MEISSEN = (
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: its name, its title in tables, and what a reader has to know of it."""
+    """One metric: its name, its title in tables, and what a reader has to know of it.
+
+    ``merit`` says whether a better value makes a better model. Few false positives do not: a map that is the same
+    everywhere has none.
+    """
 
     name: str
     title: str
@@ -43,6 +47,7 @@ class Metric:
     regions: str
     pooling: str
     citation: str = ""
+    merit: bool = True
 
 
 def dice_at(rate: int) -> Metric:
@@ -71,6 +76,7 @@ def false_positives_at(rate: int) -> Metric:
         regions="brain",
         pooling="subjects",
         citation="Bercea, Wiestler, Rueckert, Schnabel: Bias in unsupervised anomaly detection in brain MRI (2023)",
+        merit=False,
     )
 
 
@@ -121,7 +127,8 @@ CATALOGUE = {
         Metric(
             name="psnr",
             title="PSNR",
-            formula="-10 log10 of the mean squared difference of image and reconstruction, in dB",
+            formula="-10 log10 of the mean squared difference of image and reconstruction, in dB; undefined if an "
+            "image equals its reconstruction: the mean would be infinite",
             range="0 dB upwards",
             direction=HIGHER,
             regions="frame, brain",
@@ -179,6 +186,7 @@ CATALOGUE = {
             direction=HIGHER,
             regions="brain",
             pooling="images",
+            merit=False,
         ),
         Metric(
             name="auroc",
@@ -302,6 +310,7 @@ CATALOGUE = {
             direction=LOWER,
             regions="frame",
             pooling="pixels",
+            merit=False,
         ),
     )
 }
@@ -345,7 +354,7 @@ def documentation() -> str:
         *(f"* Region `{name}`: {meaning}." for name, meaning in REGIONS.items()),
         *(f"* Pooling `{name}`: {meaning}." for name, meaning in POOLINGS.items()),
         "",
-        "What is undefined (no abnormal pixel, one class only, a map that is constant or holds NaN) is empty, with "
+        "What is undefined (no abnormal pixel, one class only, a map that is constant or not finite) is empty, with "
         "its `reason`.",
         "Intervals are of a bootstrap of the subjects, from the same draws for every model:",
         "see [evaluation.md](evaluation.md).",

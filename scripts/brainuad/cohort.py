@@ -4,7 +4,7 @@ A number carries, beside its value, the values that the same draws of subjects g
 mean over subjects or images, each subject's own (``subjects``), by which models are compared in pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,10 @@ import pandas as pd
 from brainuad.lesions import label_lesions
 from brainuad.sample_set import SampleSet
 
-__all__ = ["Cohort", "Number", "mean_number", "number_of", "with_all"]
+__all__ = ["CONSTANT", "NOT_FINITE", "Cohort", "Number", "mean_number", "number_of", "unusable", "with_all"]
+
+CONSTANT = "the map is constant"
+NOT_FINITE = "the map holds NaN or infinity: score the model again"
 
 
 @dataclass
@@ -122,6 +125,14 @@ class Cohort:
                 scores.append(array[place, 0][inside])
                 truth.append(self.samples.lesion[row, 0][inside])
             yield np.concatenate(scores), np.concatenate(truth)
+
+
+def unusable(images: Iterable[np.ndarray]) -> str:
+    """Why maps say nothing, being NaN or infinite somewhere or the same everywhere; empty if they say something."""
+    bounds = np.array([(image.min(), image.max()) for image in images])  # NaN where an image holds any
+    if not np.isfinite(bounds).all():
+        return NOT_FINITE
+    return CONSTANT if bounds.min() == bounds.max() else ""
 
 
 def mean_number(

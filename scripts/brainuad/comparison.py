@@ -19,6 +19,7 @@ def comparison(
     costs: list[Path],
     comparison: Path,
     long: Path,
+    summary: Path,
     paper: list[Path],
     strict: list[Path],
     pages: list[Path],
@@ -32,22 +33,24 @@ def comparison(
         costs: JSON files ``…/{model}/{seed}/cost.json`` of the trainings.
         comparison: TSV to write, a row per model and seed, columns ``dataset/metric/region/pooling`` and ``cost/…``.
         long: TSV to write, all rows of ``metrics``.
+        summary: TSV to write, the mean of each number over the seeds, see :attr:`brainuad.results.Results.summary`.
         paper: the table of protocol ``paper``, the paper's Table 2, to write as Markdown, LaTeX (for the package
-            booktabs) and CSV (numbers only).
+            booktabs) and CSV (a row a cell, see :func:`brainuad.tables.numbers`).
         strict: the table of protocol ``strict``, alike.
         pages: both tables to write as HTML.
-        settings: ``study`` (title), ``simulated``, ``datasets`` (names in order), ``grids`` (those of them that
-            the tables leave out), ``models`` (name to ``label`` and ``floor``, in order) and ``floor``, the model that
-            others are held against (None: the strongest floor of each column).
+        settings: ``study`` (title), ``simulated``, ``datasets`` and ``models`` (names in order, of
+            models to ``label`` and ``floor``) and ``floor``, the model that others are held against (None: the
+            strongest floor of each column).
 
     Raises:
         ValueError: a table holds a model or dataset that the settings do not name.
     """
     results = read_results(metrics, replicates)
     refuse_unknown(results.rows, settings)
-    for path in (comparison, long, *paper, *strict, *pages):
+    for path in (comparison, long, summary, *paper, *strict, *pages):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     results.rows.to_csv(long, sep="\t", index=False)
+    results.summary.reset_index().to_csv(summary, sep="\t", index=False)
     wide_table(results.rows, costs, settings).to_csv(comparison, sep="\t", index=False)
     for protocol, (markdown, latex, csv), html in zip(PROTOCOLS, (paper, strict), pages, strict=True):
         table = make_table(results, protocol, settings)

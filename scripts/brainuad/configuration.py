@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jsonschema
 import yaml
 
-__all__ = ["ConfigurationError", "check", "choose_launcher", "is_floor", "model_classes", "model_digest", "nearest"]
+__all__ = ["ConfigurationError", "check", "is_floor", "model_classes", "model_digest", "nearest"]
 
 SOURCES = ("manifest", "bids", "pattern", "phantom", "from")
 PLACEHOLDERS = ("subject", "session", "group", "age", "sex", "site", "family")  # of a pattern
@@ -341,35 +341,6 @@ def model_digest(name: str) -> str:
     for module in sorted(found):
         digest.update((MODELS / f"{module}.py").read_bytes())
     return digest.hexdigest()
-
-
-def choose_launcher(training: dict, slurm: bool) -> str:
-    """Where trainings run: what ``launcher`` says or, if that is auto, the least that does.
-
-    Args:
-        training: the section of the configuration.
-        slurm: whether the profile says that auto means slurm.
-
-    Returns:
-        ``inline``, ``local`` or ``slurm``.
-
-    Raises:
-        ConfigurationError: the launcher cannot use so many GPUs or nodes.
-    """
-    chosen, gpus, nodes = training["launcher"], training["gpus"], training["nodes"]
-    if chosen == "auto":
-        chosen = "slurm" if slurm else "local" if gpus > 1 else "inline"
-    if nodes > 1 and chosen != "slurm":
-        raise ConfigurationError(
-            f"`training.nodes` is {nodes}, but trainings run on this machine (launcher {chosen}): set "
-            "`training.launcher` to slurm, use the profile slurm, or set `training.nodes` to 1."
-        )
-    if gpus > 1 and chosen == "inline":
-        raise ConfigurationError(
-            f"`training.gpus` is {gpus}, but the launcher inline has one process: set `training.launcher` to local "
-            "or auto."
-        )
-    return chosen
 
 
 def is_floor(entry: dict) -> bool:

@@ -1,8 +1,8 @@
 """What the jobs of each rule took: time, processor, memory.
 
 Snakemake writes one record a job, which is of its last attempt; a training writes its own, ``cost.json``, over all its
-starts, since the job that Snakemake sees may only have waited for it. Records are no declared files of the workflow:
-what an earlier configuration left behind is told apart by its names.
+starts, since the job that Snakemake sees may only have waited for it, and a score says there whether it had a GPU.
+Snakemake's records are no declared files of the workflow: what an earlier configuration left is told apart by name.
 """
 
 import glob
@@ -34,11 +34,12 @@ EXPLANATION = (
 )
 
 
-def costs(trainings: list[Path], table: Path, page: Path, settings: dict) -> pd.DataFrame:
+def costs(trainings: list[Path], scores: list[Path], table: Path, page: Path, settings: dict) -> pd.DataFrame:
     """Write the costs of a study, a row a rule.
 
     Args:
         trainings: the ``cost.json`` of each training.
+        scores: that of each score.
         table: TSV to write.
         page: HTML to write, for the report.
         settings: ``records`` (rule to the pattern of its records), ``known`` (wildcard to the values that are the
@@ -50,6 +51,8 @@ def costs(trainings: list[Path], table: Path, page: Path, settings: dict) -> pd.
     rows = [rule_row(rule, read_records(pattern, settings)) for rule, pattern in settings["records"].items()]
     trained = pd.DataFrame([training_record(json.loads(Path(path).read_text())) for path in trainings])
     rows = [rule_row("train", trained) if row["rule"] == "train" else row for row in rows]
+    for row in rows:
+        row["gpu_hours"] = gpu_hours(scores) if row["rule"] == "score" else row["gpu_hours"]
     result = pd.DataFrame([row for row in rows if row["jobs"]], columns=list(COLUMNS))
     result.to_csv(table, sep="\t", index=False, float_format="%.4g")
     Path(page).write_text(as_html(result, settings["study"]), encoding="utf-8")
@@ -71,6 +74,12 @@ def is_known(names: dict[str, str], settings: dict) -> bool:
     if not chunk.isdigit() or int(chunk) > chunks:  # a record of fewer scans a job, or of an older layout
         return False
     return all(value in settings["known"][name] for name, value in names.items() if name in settings["known"])
+
+
+def gpu_hours(scores: list[Path]) -> float:
+    """What the scores took of GPUs, without the start of their jobs; not a number where none had one."""
+    found = [json.loads(Path(path).read_text()) for path in scores]
+    return sum(cost["gpus"] * cost["wall_seconds"] for cost in found) / 3600 or float("nan")
 
 
 def training_record(cost: dict) -> dict:

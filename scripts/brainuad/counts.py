@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Counts", "Pixels", "count", "keys_of", "pooled", "scores_of"]
+__all__ = ["KEY_BITS", "REST_BITS", "Counts", "Pixels", "count", "count_exactly", "keys_of", "pooled", "scores_of"]
 
 KEY_BITS = 20  # of the 32 of a float: sign, exponent and 11 of the mantissa, a relative width of 1 in 2048
+REST_BITS = 32 - KEY_BITS  # tell scores of one key apart
 REFINED = 256  # keys told apart exactly, at the most
 BINS = 8192  # aimed at: the error of areas falls, memory and time grow with it
+
+BROKEN = "Scores hold NaN: no threshold can rank them, so score the model again."
 
 Pixels = Iterator[tuple[int, np.ndarray, np.ndarray]]
 
@@ -75,6 +78,45 @@ def count(pixels: Callable[[], Pixels], subjects: int, bins: int = BINS) -> Coun
     return Counts(positives, negatives, coverage, lesions, tied, lower)
 
 
+def count_exactly(pixels: Callable[[], Pixels]) -> Counts:
+    """Count the pixels of all subjects together, in bins that lose nothing.
+
+    Rates and overlaps change at the scores of abnormal pixels alone: each of those has a bin, and what lies between two
+    of them another. Memory grows with the abnormal pixels, and time with the pixels, of which each is searched for.
+
+    Args:
+        pixels: see :func:`count`.
+
+    Returns:
+        Counts of one subject.
+
+    Raises:
+        ValueError: scores hold NaN.
+    """
+    parts = [scores[lesion > 0] for _, scores, lesion in pixels()]
+    levels = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.float32)
+    if np.isnan(levels).any():
+        raise ValueError(BROKEN)
+    positives, negatives, coverage = np.zeros((3, 2 * len(levels) + 1))
+    lesions = 0
+    for _, scores, lesion in pixels():
+        # Even places are gaps, odd ones levels; NaN would be searched for in vain.
+        if np.isnan(scores).any():
+            raise ValueError(BROKEN)
+        places = sum(np.searchsorted(levels, scores, side) for side in ("left", "right"))
+        inside = lesion > 0
+        negatives += np.bincount(places[~inside], minlength=len(negatives))
+        sizes = np.bincount(lesion[inside], minlength=1)
+        positives += np.bincount(places[inside], minlength=len(positives))
+        coverage += np.bincount(places[inside], weights=1 / sizes[lesion[inside]], minlength=len(coverage))
+        lesions += np.count_nonzero(sizes)
+    lower = np.full(len(positives), -np.inf, np.float32)
+    lower[1::2] = levels
+    lower[2::2] = np.nextafter(levels, np.float32(np.inf))
+    falling = [array[None, ::-1] for array in (positives, negatives, coverage)]
+    return Counts(*falling, np.array([float(lesions)]), np.ones(len(lower), bool), lower[::-1])
+
+
 def first_pass(pixels: Callable[[], Pixels]) -> tuple[np.ndarray, np.ndarray]:
     """Abnormal and normal pixels of each key, (2, keys), and whether all scores of a key are the same, (keys,)."""
     classes, moments = (np.zeros((2, 1 << KEY_BITS)) for _ in range(2))
@@ -114,11 +156,11 @@ class Index:
         self.classes, self.equal = counted
         shares = (self.classes / np.maximum(self.classes.sum(axis=1, keepdims=True), 1)).max(axis=0)
         shares[self.equal] = 0
-        chosen = np.argsort(shares)[-REFINED:]
-        chosen = np.sort(chosen[shares[chosen] > 1 / bins])
-        self.refined, self.width = len(chosen), 1 << (32 - KEY_BITS)
+        heavy = np.flatnonzero(shares > 1 / bins)
+        chosen = np.sort(heavy[np.argsort(shares[heavy])[-REFINED:]])
+        self.refined = len(chosen)
         spans = np.ones(shares.size, np.int64)
-        spans[chosen] = self.width
+        spans[chosen] = 1 << REST_BITS
         self.first = np.cumsum(spans) - spans
         self.exact, self.size = spans > 1, int(spans.sum())
 
@@ -130,26 +172,23 @@ class Index:
     def describe(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Whether all scores of a number are the same, and the smallest score that may have it."""
         keys = np.searchsorted(self.first, numbers, side="right") - 1
-        lowest = scores_of(keys).view(np.uint32).astype(np.int64)
-        rising = np.where(lowest >> 31, -1, 1)  # the bits of negative scores fall where the scores rise
-        inside = (numbers - self.first[keys]) * rising
-        return self.equal[keys] | self.exact[keys], (lowest + inside).astype(np.uint32).view(np.float32)
+        return self.equal[keys] | self.exact[keys], scores_of(keys, numbers - self.first[keys])
 
 
 def keys_of(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whole numbers that order scores as the scores do, and what tells scores of one key apart, from 0 to 4095."""
     scores = np.asarray(scores, dtype=np.float32) + np.float32(0)  # -0.0 becomes 0.0
     if np.isnan(scores).any():
-        raise ValueError("Scores hold NaN: no threshold can rank them, so score the model again.")
+        raise ValueError(BROKEN)
     bits = scores.view(np.uint32)
     ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-    rest = ordered & np.uint32((1 << (32 - KEY_BITS)) - 1)
-    return (ordered >> np.uint32(32 - KEY_BITS)).astype(np.int32), rest
+    rest = ordered & np.uint32((1 << REST_BITS) - 1)
+    return (ordered >> np.uint32(REST_BITS)).astype(np.int32), rest
 
 
-def scores_of(keys: np.ndarray) -> np.ndarray:
-    """The smallest score that has each key."""
-    ordered = keys.astype(np.uint32) << np.uint32(32 - KEY_BITS)
+def scores_of(keys: np.ndarray, rest: np.ndarray | int = 0) -> np.ndarray:
+    """The score of each key and rest, by default the smallest that has the key."""
+    ordered = (np.asarray(keys).astype(np.uint32) << np.uint32(REST_BITS)) | np.asarray(rest).astype(np.uint32)
     return np.where(ordered >> 31, ordered & np.uint32(0x7FFFFFFF), ~ordered).view(np.float32)
 
 

@@ -5,13 +5,18 @@ The exact functions sort all scores. Those of counts take arrays whose last axis
 where a hundred pixels or more are abnormal.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
+
+from brainuad.counts import BROKEN
 
 __all__ = [
     "areas",
     "auroc",
     "average_precision",
     "best_dice",
+    "best_mean_dice",
     "dice",
     "false_positive_rate_at",
     "per_region_overlap",
@@ -71,7 +76,7 @@ def by_class(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndar
     """
     classes = tuple(np.sort(scores[chosen]) for chosen in (truth, ~truth))
     if any(values.size and np.isnan(values[-1]) for values in classes):
-        raise ValueError("Scores hold NaN: no threshold can rank them, so score the model again.")
+        raise ValueError(BROKEN)
     return classes
 
 
@@ -122,6 +127,34 @@ def best_dice(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     """The largest Dice that any threshold between bins gives; arguments as for :func:`areas`."""
     true, false = np.cumsum(positives, axis=-1), np.cumsum(negatives, axis=-1)
     return dice(true, false, true[..., -1:]).max(axis=-1)
+
+
+def best_mean_dice(subjects: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[float, np.ndarray]:
+    """The largest mean Dice over subjects that one threshold for all of them gives, exactly.
+
+    Args:
+        subjects: of each the scores (n,) of its pixels, without NaN, and their truth (n,) bool.
+
+    Returns:
+        The mean over the subjects with abnormal pixels, and each subject's Dice at that threshold, NaN for the others.
+    """
+    classes = [by_class(*parts) for parts in subjects]
+    levels = np.unique(np.concatenate([positives for positives, _ in classes]))
+    total = np.zeros(len(levels))
+    for positives, negatives in classes:
+        if positives.size:
+            total += dice_at(levels, positives, negatives)
+    if not len(levels):
+        return np.nan, np.full(len(classes), np.nan)
+    best = levels[total.argmax() : total.argmax() + 1]
+    each = np.concatenate([dice_at(best, *parts) for parts in classes])
+    return float(np.nanmean(each)), each
+
+
+def dice_at(levels: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    """Dice where each of the levels is the smallest score called abnormal; scores of both classes are sorted."""
+    true, false = (scores.size - np.searchsorted(scores, levels, "left") for scores in (positives, negatives))
+    return dice(true, false, np.full(len(levels), positives.size))
 
 
 def false_positive_rate_at(

@@ -5,13 +5,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from brainuad.sample_set import SampleSet
 
 __all__ = ["fingerprint"]
-
-IMAGES = 16  # of each sample set that stand for all
 
 
 def fingerprint(
@@ -22,17 +18,14 @@ def fingerprint(
     Args:
         settings: the model's entry of the configuration, with the section ``training`` under that name.
         seed: of the training.
-        samples: folders of sample sets; of their images a sample of the training rows stands for all.
+        samples: folders of sample sets, whose tables and digests of the images count.
         files: weights that this training builds on or begins with; None for what there is not.
         details: what else decides, known only where the model is at hand.
     """
     digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode())
     for folder in samples:
-        cohort = SampleSet(folder)
-        digest.update((cohort.folder / "table.tsv").read_bytes())
-        rows = cohort.rows("train")
-        images = cohort.images[rows[:: len(rows) // IMAGES + 1]]
-        digest.update(np.ascontiguousarray(images).tobytes())
+        digest.update((Path(folder) / "table.tsv").read_bytes())
+        digest.update(SampleSet(folder).digest.encode())
     for file in files:
         if file:
             digest.update(Path(file).read_bytes())

@@ -6,6 +6,7 @@ Both run the same task through submitit and are told alike to save before their 
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,12 @@ __all__ = ["AGAIN", "Local", "Slurm", "Task"]
 LIBRARY = Path(__file__).parents[1]
 AGAIN = "again"  # result of a job that saved in time but could not have itself requeued
 FAREWELL = "Exiting gracefully"  # submitit's last line of a process that wants to be started again
+# What gloo and NCCL say when another process does not answer any more.
+LOSS = re.compile(
+    r"connection (was )?(closed|reset|refused|aborted)|broken pipe|timed? ?out|remote process exited"
+    r"|ncclRemoteError|ncclSystemError|communicator was aborted|unreachable|no route to host",
+    re.IGNORECASE,
+)
 STARTS = 1000  # after a time limit; each gets at least one step further, so only a wrong runtime reaches this
 
 
@@ -98,9 +105,11 @@ def living(process_id: int, created: float) -> psutil.Process | None:
 
 
 def lost_others(error: Exception) -> bool:
-    """Whether an exception came of talking to the other processes of a job: one of them has ended, or its node has."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_globals.get("__name__", "").startswith("torch.distributed") for frame, _ in frames)
+    """Whether an exception says that another process of the job has ended, or its node: torch.distributed raised it
+    itself, and in words of the network. All others, also those that only pass through it, are of the training."""
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    raised_there = innermost.f_globals.get("__name__", "").startswith("torch.distributed")
+    return raised_there and isinstance(error, RuntimeError) and LOSS.search(str(error)) is not None
 
 
 def join_others(nodes: int) -> None:

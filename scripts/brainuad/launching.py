@@ -7,15 +7,14 @@ jobs of one name Slurm would run one after the other.
 
 In the folder ``submitit`` beside the weights lie the lock, the record (``job.json``), the job's own logs
 (``<job>_<process>_log.out``), and while it runs submitit's files, its starts (``starts.json``) and the job's results
-(``outputs``). Record and results stay, as hard links, until ``forget`` is told that Snakemake knows of them: it may be
-killed before it has noted that the training is done, and then deletes what it was given.
+(``outputs``). Record and results stay, as hard links, until ``records.forget`` is told that Snakemake knows of them:
+it may be killed before it has noted that the training is done, and then deletes what it was given.
 """
 
 import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import json
 import os
 import pickle
 import shutil
@@ -26,18 +25,20 @@ from pathlib import Path
 
 from brainuad.fingerprint import fingerprint
 from brainuad.jobs import AGAIN, Local, Slurm, Task
+from brainuad.records import Record, read_record, write_record
 from brainuad.runtime import announce, tell
-from brainuad.slurm import ACTIVE, Unreachable, is_silence
+from brainuad.slurm import ACTIVE, Unreachable, advice, is_full, is_silence
 from brainuad.starts import FruitlessStartsError
 
-__all__ = ["LaunchError", "forget", "launch"]
+__all__ = ["LaunchError", "launch"]
 
 INPUTS = ("upstream", "weights", "trunk")
 OUTPUTS = ("model", "description", "history", "cost")
 POLL_SECONDS = 20  # between two looks at a job; the resource poll_seconds changes it
 PATIENCE = 3, 15  # looks, seconds at least, until an end without a result is believed: a requeue passes through one
 LOCK_SECONDS = 15  # the launcher of a killed Snakemake ends within a second or two
-LARGEST_LOSSES = 3  # starts after a node failed or the process was killed; more than that is no accident
+ROOM_SECONDS = 24 * 3600  # to wait for a place among the jobs that Slurm allows a user
+LARGEST_LOSSES = 3  # jobs in a row that were lost without a new checkpoint; more than that is no accident
 LARGEST_RAISES = 2  # doublings of the memory: four times the first guess is a wrong guess
 LINES = 30  # of a job's log to show
 
@@ -59,7 +60,7 @@ def launch(arguments: dict, resources: dict) -> None:
     """
     folder = Path(arguments["model"]).parent / "submitit"
     if resources["launcher"] != "slurm":
-        refuse_beside_slurm(folder / "job.json")
+        refuse_beside_slurm(folder)
     if resources["launcher"] == "inline":
         from brainuad.training import train  # seconds and hundreds of megabytes, which a waiting launcher spares
 
@@ -76,57 +77,26 @@ def launch(arguments: dict, resources: dict) -> None:
         raise
 
 
-def forget(folder: Path) -> None:
-    """Remove what a finished training keeps in its folder ``submitit``, as Snakemake has taken note of its outputs."""
-    path = folder / "job.json"
-    if path.exists() and json.loads(path.read_text())["record"].get("collected"):
-        path.unlink()
-        shutil.rmtree(folder / "outputs", ignore_errors=True)
-
-
-def refuse_beside_slurm(path: Path) -> None:
-    """Refuse to train in a folder whose record names a Slurm job that may be at work there.
+def refuse_beside_slurm(folder: Path) -> None:
+    """Refuse to train in a run whose record names a Slurm job that may be at work there.
 
     Raises:
         LaunchError: it is, or Slurm does not answer.
     """
-    content = json.loads(path.read_text()) if path.exists() else {"cluster": None}
-    if content["cluster"] != Slurm.title or content["record"].get("collected"):
+    title, record = read_record(folder) or (None, None)
+    if title != Slurm.title or record.collected:
         return
-    job_id = content["record"]["job_id"]
+    job_id = record.job_id
     try:
-        if not Slurm(path.parent, {}).is_active(job_id):
+        if not Slurm(folder, {}).is_active(job_id):
             return
         reason = "still trains this model"
     except Unreachable as error:
-        reason = f"may still train this model ({error}; remove {path} if it does not)"
+        reason = f"may still train this model ({error}; remove {folder / 'job.json'} if it does not)"
     raise LaunchError(
-        f"{path.parent.parent}: Slurm job {job_id} {reason}: set training.launcher to slurm to wait for it, or end it "
+        f"{folder.parent}: Slurm job {job_id} {reason}: set training.launcher to slurm to wait for it, or end it "
         f"by `scancel {job_id}`."
     )
-
-
-@dataclasses.dataclass
-class Record:
-    """The job of a run folder, as ``job.json`` keeps it.
-
-    Attributes:
-        job_id: of the cluster.
-        fingerprint: of the training that it was submitted for.
-        memory_mb: that it may use.
-        losses: jobs before it that ended by no fault of their own.
-        raises: jobs before it that ran out of memory.
-        checkpoint: time of the checkpoint when it was submitted, ns; 0 without one.
-        collected: whether it is done and its outputs were put in their places.
-    """
-
-    job_id: str
-    fingerprint: str
-    memory_mb: int
-    losses: int = 0
-    raises: int = 0
-    checkpoint: int = 0
-    collected: bool = False
 
 
 class Launch:
@@ -143,21 +113,23 @@ class Launch:
         self.fingerprint = fingerprint(arguments["settings"], arguments["seed"], arguments["samples"], weights)
         self.memory_mb = int(resources.get("mem_mb", 0))
         self.poll, self.silent = resources.get("poll_seconds", POLL_SECONDS), False
+        self.raises = 0  # of the memory, that an earlier launcher had to make
 
     def run(self) -> None:
         """Have the training done, whatever has been done of it already."""
         record = self.find()
-        if record is None:
-            self.starts.unlink(missing_ok=True)
-            record = self.submit()
         try:
+            if record is None:
+                self.starts.unlink(missing_ok=True)
+                record = self.submit(raises=self.raises)
             while not record.collected:
                 ended = self.wait(record)
                 if ended is None:
                     break
                 record = self.submit_again(record, ended)
         except KeyboardInterrupt:
-            raise LaunchError(self.cluster.leave(record.job_id)) from None
+            left = self.cluster.leave(record.job_id) if record else f"{self.folder.parent}: no job was submitted."
+            raise LaunchError(left) from None
         self.collect(record)
 
     def find(self) -> Record | None:
@@ -166,13 +138,16 @@ class Launch:
         Raises:
             LaunchError: Slurm does not answer, or a job for other settings is at work in this folder.
         """
-        record = self.read_record()
+        title, record = read_record(self.folder) or (None, None)
+        if record is not None and title != self.cluster.title and not record.collected:
+            record = None
         try:
             queued = self.cluster.find(self.name)
             if record is not None and (record.collected or not self.cluster.is_active(record.job_id)):
                 if queued is None and record.fingerprint == self.fingerprint and self.is_done(record):
                     announce(f"{self.cluster.title} {record.job_id} has finished {self.folder.parent} meanwhile.")
                     return record
+                self.raises = self.raises_needed(record)
                 record = None
         except Unreachable as error:
             raise LaunchError(
@@ -188,9 +163,14 @@ class Launch:
                 f"{self.folder.parent}: {self.cluster.title} {record.job_id} still trains this model with other "
                 f"settings or samples: wait for it, or end it by `scancel {record.job_id}` and run Snakemake again."
             )
-        self.write_record(record)
+        self.write(record)
         announce(f"{self.cluster.title} {record.job_id} trains {self.folder.parent} already: found again.")
         return record
+
+    def raises_needed(self, record: Record) -> int:
+        """How often an earlier launcher raised the memory of this training, if the user asks for as much as then."""
+        same = record.fingerprint == self.fingerprint and record.memory_mb == self.memory_mb * 2**record.raises
+        return record.raises if same and not record.collected else 0
 
     def is_done(self, record: Record) -> bool:
         """Whether a job has finished the training and its outputs are all here."""
@@ -208,14 +188,30 @@ class Launch:
         samples = [Path(folder).absolute() for folder in self.arguments["samples"]]
         task = Task({**self.arguments, **paths, "samples": samples}, starts=self.starts.absolute())
         memory_mb, saved = self.memory_mb * 2**raises, self.saved()
-        try:
-            job_id = self.cluster.submit(task, self.name, self.fingerprint, memory_mb)
-        except RuntimeError as error:
-            raise LaunchError(f"{self.folder.parent}: {self.refusal(str(error).strip())}") from None
+        job_id = self.submit_when_there_is_room(task, memory_mb)
         record = Record(job_id, self.fingerprint, memory_mb, losses, raises, saved)
-        self.write_record(record)
+        self.write(record)
         announce(f"{self.cluster.title} {job_id} trains {self.folder.parent}; log: {self.log(job_id)}")
         return record
+
+    def submit_when_there_is_room(self, task: Task, memory_mb: int) -> str:
+        """Submit, if need be when one of the jobs has ended that Slurm allows a user; returns the job's id."""
+        began = None
+        while True:
+            try:
+                return self.cluster.submit(task, self.name, self.fingerprint, memory_mb)
+            except (RuntimeError, ValueError) as error:
+                said = str(error).strip()
+                if not is_full(said) or (began and time.monotonic() - began > ROOM_SECONDS):
+                    raise LaunchError(f"{self.folder.parent}: {self.refusal(said)}") from None
+            if began is None:
+                began, limit = time.monotonic(), next(filter(is_full, said.splitlines()))
+                announce(
+                    f"{self.folder.parent}: Slurm takes no more jobs of yours for now ({limit}): asked again every "
+                    f"{3 * self.poll:g} seconds for {ROOM_SECONDS / 3600:g} hours. Fewer `jobs` in the profile leave "
+                    "room for trainings."
+                )
+            time.sleep(3 * self.poll)
 
     def refusal(self, error: str) -> str:
         """Why no job was submitted and what to do, by what the cluster said to it."""
@@ -228,6 +224,8 @@ class Launch:
             silent = True
         if silent:
             return f"no job was submitted, as Slurm does not answer: run Snakemake again when it does. {error}"
+        if is_full(error):
+            return f"Slurm has taken no more jobs for {ROOM_SECONDS / 3600:g} hours: run Snakemake again later. {error}"
         return f"no job could be submitted; correct the resources of the rule train in the profile. {error}"
 
     def submit_again(self, record: Record, ended: str) -> Record:
@@ -258,11 +256,12 @@ class Launch:
                 f"{self.cluster.title} {record.job_id} reached its time limit: the next goes on from its checkpoint."
             )
             return self.submit(record.losses, record.raises)
-        if record.losses == LARGEST_LOSSES:
+        further = self.saved() != record.checkpoint  # the loss of a job that got further is none in a row
+        if record.losses == LARGEST_LOSSES and not further:
             often = f"ended as {ended or 'unknown to the cluster'} without a result, as did {record.losses} before it"
             raise LaunchError(self.complaint(record, often))
         announce(f"{self.cluster.title} {record.job_id} was lost ({ended or 'unknown'}): another takes its place.")
-        return self.submit(record.losses + 1, record.raises)
+        return self.submit(0 if further else record.losses + 1, record.raises)
 
     def wait(self, record: Record) -> str | None:
         """Wait for the end of a job through its requeues.
@@ -278,10 +277,10 @@ class Launch:
             state = self.look(record.job_id)
             why = self.cluster.reason(record.job_id) if state == "PENDING" else ""
             if (state, why) != last:
-                clock, held = time.strftime("%H:%M:%S"), "held" in why.lower()  # until somebody does something
-                cure = f" (`scontrol release {record.job_id}` when its cause is mended)" if held else ""
-                say = announce if held else print
-                say(f"{clock} {self.cluster.title} {record.job_id}: {state or 'unknown'} {why}".rstrip() + cure)
+                cure = advice(why, record.job_id)
+                say = announce if cure else print
+                what = f"{self.cluster.title} {record.job_id}: {state or 'unknown'} {why}".rstrip()
+                say(f"{time.strftime('%H:%M:%S')} {what}{cure and f' ({cure})'}")
             last = state, why
             if state in ACTIVE or state == "no answer":
                 since = None
@@ -335,7 +334,7 @@ class Launch:
                 shutil.copyfile(source, temporary)
             os.utime(temporary)  # newer than what it was made from, also if that was touched since
             os.replace(temporary, target)
-        self.write_record(dataclasses.replace(record, collected=True))
+        self.write(dataclasses.replace(record, collected=True))
         for path in (self.starts, *self.folder.glob("*.pkl"), *self.folder.glob("*.sh")):
             path.unlink(missing_ok=True)
         announce(f"{self.cluster.title} {record.job_id} has trained {self.folder.parent}.")
@@ -356,21 +355,9 @@ class Launch:
         """Time of the checkpoint, ns; 0 when there is none."""
         return self.checkpoint.stat().st_mtime_ns if self.checkpoint.exists() else 0
 
-    def read_record(self) -> Record | None:
-        """The job on record, if there is one that this kind of launcher started, or that is done."""
-        path = self.folder / "job.json"
-        if not path.exists():
-            return None
-        content = json.loads(path.read_text())
-        record = Record(**content["record"])
-        return record if content["cluster"] == self.cluster.title or record.collected else None
-
-    def write_record(self, record: Record) -> None:
-        """Replace the record at once."""
-        content = {"cluster": self.cluster.title, "name": self.name, "record": dataclasses.asdict(record)}
-        temporary = self.folder / "job.json.new"
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, self.folder / "job.json")
+    def write(self, record: Record) -> None:
+        """Put a job on record."""
+        write_record(self.folder, self.cluster.title, self.name, record)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from brainuad import detection, lesions, similarity
-from brainuad.cohort import Cohort, Number, mean_number, number_of, with_all
-from brainuad.counts import Counts, count, pooled
+from brainuad.cohort import CONSTANT, NOT_FINITE, Cohort, Number, mean_number, number_of, unusable, with_all
+from brainuad.counts import Counts, count, count_exactly, pooled
 from brainuad.sample_set import SampleSet
 from brainuad.thresholds import RATES
 
@@ -22,9 +22,7 @@ __all__ = [
     "similarity_numbers",
 ]
 
-CONSTANT = "the map is constant"
-NOT_A_NUMBER = "the map holds NaN: score the model again"
-EXACT_PIXELS = 1 << 24  # pooled areas of no more pixels are computed by sorting them, of more by counts alone
+EXACT_PIXELS = 1 << 24  # values of no more pixels are exact, of more from bins alone; draws always are
 NO_THRESHOLD = "no threshold: the training datasets have no validation subjects"
 POOLED = ("auroc", "average_precision", "precision_gain", "best_dice", "dice_1", "dice_5", "optimism", "fpr_at_95_tpr")
 BY_SUBJECT = ("auroc", "average_precision", "best_dice", "dice_1", "dice_5", "optimism")
@@ -55,16 +53,35 @@ def similarity_numbers(cohort: Cohort, weights: np.ndarray, originals: SampleSet
             for name, (other, inside) in zip(errors, parts, strict=True):
                 errors[name].append(similarity.mean_absolute_error(clean, other, inside))
     restored = {} if originals is None else {(name, "brain"): numbers for name, numbers in errors.items()}
-    named, keys = values | restored, {"pooling": "images", "map": "reconstruction"}
+    named, broken = values | restored, unusable_reconstructions(cohort)
     return [
-        mean_number(np.array(numbers), cohort.owner, weights, metric=name, region=region, **keys)
+        similarity_number(np.array(numbers), broken, cohort, weights, metric=name, region=region)
         for (name, region), numbers in named.items()
     ]
 
 
+def unusable_reconstructions(cohort: Cohort) -> str:
+    """Why reconstructions cannot be held against their images; empty if they can."""
+    for name in ("reconstruction", "perceptual"):
+        bad = sum(not np.isfinite(image).all() for image in cohort.images(name))
+        if bad:
+            return f"{bad} of {len(cohort.rows)} images have NaN or infinity in {name}.npy: score the model again"
+    return ""
+
+
+def similarity_number(values: np.ndarray, broken: str, cohort: Cohort, weights: np.ndarray, **names) -> Number:
+    """The mean over the images, unless one image makes it meaningless: it is then NaN, with the reason."""
+    equal = np.count_nonzero(np.isinf(values))
+    if equal and not broken:
+        broken = f"infinite in {equal} of {len(values)} images, which their reconstructions equal"
+    values = np.full(len(values), np.nan) if broken else values
+    keys = {"pooling": "images", "map": "reconstruction"}
+    return mean_number(values, cohort.owner, weights, broken or "undefined in every image", **names, **keys)
+
+
 def count_regions(cohort: Cohort, name: str = "map") -> dict[str, Counts | str]:
     """The pixels of a map in each region, counted; or why nothing can be said of them."""
-    reason = unusable(cohort, name)
+    reason = unusable(cohort.images(name))
     if reason:
         return dict.fromkeys(("frame", "brain"), reason)
     counted = {}
@@ -72,14 +89,6 @@ def count_regions(cohort: Cohort, name: str = "map") -> dict[str, Counts | str]:
         counts = count(partial(cohort.pixels, region, name), len(cohort.subjects))
         counted[region] = why(counts) or counts
     return counted
-
-
-def unusable(cohort: Cohort, name: str) -> str:
-    """Why a map says nothing, being NaN somewhere or the same everywhere; empty if it says something."""
-    bounds = np.array([(image.min(), image.max()) for image in cohort.images(name)])  # NaN where an image holds any
-    if np.isnan(bounds).any():
-        return NOT_A_NUMBER
-    return CONSTANT if bounds.min() == bounds.max() else ""
 
 
 def why(counts: Counts) -> str:
@@ -110,7 +119,7 @@ def detection_numbers(
         above = {rate: above_threshold(cohort, region, name, thresholds[region, rate]) for rate in RATES}
         rows = pooled_numbers(counts, above, weights, region, name)
         if pixels <= EXACT_PIXELS:
-            make_exact(rows, cohort, region, name)
+            make_exact(rows, cohort, above, region, name)
         rows += subject_numbers(cohort, counts, above, weights, region, name)
         for row in rows:
             row.prevalence = float(counts.positives.sum() / pixels)
@@ -158,15 +167,12 @@ def pooled_numbers(counts: Counts, above: dict, weights: np.ndarray, region: str
     return [*rows, number_of(overlap, metric="aupro", pooling="lesions", n=int(counts.lesions.sum()), **keys)]
 
 
-def make_exact(rows: list[Number], cohort: Cohort, region: str, name: str) -> None:
-    """Put the exact areas in the place of those from counts; their draws stay."""
-    parts = [(scores, lesion > 0) for _, scores, lesion in cohort.pixels(region, name)]
-    scores, truth = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    precision = detection.average_precision(scores, truth)
-    values = {"auroc": detection.auroc(scores, truth), "average_precision": precision}
-    values["precision_gain"] = precision / truth.mean()
-    for row in rows:
-        row.value = values.get(row.metric, row.value)
+def make_exact(rows: list[Number], cohort: Cohort, above: dict, region: str, name: str) -> None:
+    """Put the exact values in the place of those from bins; their draws stay."""
+    counts = count_exactly(partial(cohort.pixels, region, name))
+    together = {rate: (true.sum(keepdims=True), false.sum(keepdims=True)) for rate, (true, false) in above.items()}
+    for row, exact in zip(rows, pooled_numbers(counts, together, np.empty((0, 1)), region, name), strict=True):
+        row.value = exact.value
 
 
 def subject_numbers(
@@ -189,6 +195,8 @@ def subject_numbers(
         means = (everyone @ np.nan_to_num(overlap)) / (everyone @ (abnormal > 0))[:, None]
     best = number_of(means.max(axis=1), metric="best_dice", n=int((abnormal > 0).sum()), **keys)
     best.subjects = overlap[:, int(np.argmax(means[0]))]
+    if counts.positives.sum() + counts.negatives.sum() <= EXACT_PIXELS:
+        best.value, best.subjects = detection.best_mean_dice(cohort.by_subject(region, name))
     at_one, at_five = (
         mean_number(
             detection.dice(true, false, abnormal), owner, weights, NO_THRESHOLD, metric=at_rate("dice", rate), **keys
@@ -216,7 +224,7 @@ def false_positive_numbers(
     cohort: Cohort, weights: np.ndarray, thresholds: dict[tuple[str, float], float], name: str = "map"
 ) -> list[Number]:
     """The share of each subject's normal pixels in the brain that a threshold from other healthy subjects lets pass."""
-    numbers, broken = [], unusable(cohort, name)
+    numbers, broken = [], unusable(cohort.images(name))
     for rate in RATES:
         threshold, counts = thresholds["brain", rate], np.zeros((2, len(cohort.subjects)))
         for subject, scores, lesion in cohort.pixels("brain", name):
@@ -282,8 +290,8 @@ def image_numbers(cohort: Cohort, healthy: Cohort | None, weights: np.ndarray, n
         shared = [(number[who], value) for who, value in means if who in number]
         owner, values = owner + [who for who, _ in shared], values + [value for _, value in shared]
         truth += [False] * len(shared)
-    frame = pd.DataFrame({"owner": owner, "truth": truth, "value": values})
-    frame = frame[~np.isinf(frame["value"])]
+    known = [value is not None for value in values]
+    frame = pd.DataFrame({"owner": owner, "truth": truth, "value": values})[known].astype({"value": float})
     subjects = frame.groupby(["owner", "truth"], as_index=False)["value"].mean()
     if healthy is None:  # a subject with a lesion in any image has one
         subjects = frame.groupby("owner", as_index=False).agg({"truth": "any", "value": "mean"})
@@ -293,10 +301,10 @@ def image_numbers(cohort: Cohort, healthy: Cohort | None, weights: np.ndarray, n
     ]
 
 
-def brain_means(cohort: Cohort, name: str) -> Iterator[float]:
-    """Mean of the map over the brain of each image; infinite for an image without brain, which is left out."""
+def brain_means(cohort: Cohort, name: str) -> Iterator[float | None]:
+    """Mean of the map over the brain of each image; None for an image without brain, which is left out."""
     for scores, (brain, _) in zip(cohort.images(name), cohort.masks(), strict=True):
-        yield scores[brain].mean(dtype=float) if brain.any() else np.inf
+        yield scores[brain].mean(dtype=float) if brain.any() else None
 
 
 def ranking_number(table: pd.DataFrame, weights: np.ndarray, metric: str, pooling: str, name: str) -> Number:
@@ -306,8 +314,8 @@ def ranking_number(table: pd.DataFrame, weights: np.ndarray, metric: str, poolin
     if truth.all() or not truth.any():
         missing = "healthy" if len(truth) and truth.all() else "abnormal"
         return Number(value=np.nan, reason=f"no {pooling[:-1]} is {missing}", **keys)
-    if table["value"].isna().any():
-        return Number(value=np.nan, reason=NOT_A_NUMBER, **keys)
+    if not np.isfinite(table["value"]).all():
+        return Number(value=np.nan, reason=NOT_FINITE, **keys)
     if table["value"].nunique() == 1:
         return Number(value=np.nan, reason=CONSTANT, **keys)
     levels, place = np.unique(-table["value"].to_numpy(), return_inverse=True)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from brainuad import measures
 from brainuad.catalogue import column
-from brainuad.cohort import Cohort, Number
+from brainuad.cohort import Cohort, Number, number_of, with_all
 from brainuad.resampling import draws, interval
 from brainuad.sample_set import SampleSet
 from brainuad.thresholds import read_thresholds
@@ -49,8 +49,8 @@ def metrics(
         table: TSV to write, with the columns of ``COLUMNS``: ``n`` counts what ``pooling`` names, ``subjects`` those
             drawn from, ``prevalence`` is the share of abnormal pixels in the region, ``low`` and ``high`` bound the
             interval; what is undefined is empty (NaN) and has a ``reason``.
-        subjects: TSV to write: a row a subject, its group, age, sex and site, and its own value of each number that has
-            one, in columns ``metric/region/pooling``.
+        subjects: TSV to write: a row a subject, its group, age, sex and site, whether it has a ``lesion``, and its own
+            value of each number that has one, in columns ``metric/region/pooling``.
         curves: TSV to write: points of the ROC and precision-recall curves.
         replicates: NPZ to write: ``replicates`` (numbers, resamples), the values of each row over the draws.
         dataset: name for the rows, and for the draws.
@@ -81,7 +81,7 @@ def metrics(
             numbers += measures.lesion_numbers(cohort, counted["brain"], weights, settings["spacing"], name)
             numbers += measures.image_numbers(cohort, originals, weights, name)
             points = measures.curves(counted) if name == "map" else points
-    numbers += lesion_outside_brain(cohort)
+    numbers += lesion_outside_brain(cohort, weights)
     for path in (table, subjects, curves, replicates):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     keys = {"dataset": dataset, "model": model, "seed": seed, "subjects": len(cohort.subjects)}
@@ -120,11 +120,22 @@ def subject_table(cohort: Cohort, numbers: list[Number]) -> pd.DataFrame:
         for number in numbers
         if number.subjects is not None and number.map in ("map", "reconstruction")
     }
-    return pd.concat([labels.reindex(columns=list(SUBJECT_COLUMNS)), pd.DataFrame(columns)], axis=1)
+    lesion = np.zeros(len(cohort.subjects), bool)
+    np.logical_or.at(lesion, cohort.owner, [mask.any() for _, mask in cohort.masks()])
+    labels = labels.reindex(columns=list(SUBJECT_COLUMNS)).assign(lesion=lesion)
+    return pd.concat([labels, pd.DataFrame(columns)], axis=1)
 
 
-def lesion_outside_brain(cohort: Cohort) -> list[Number]:
+def lesion_outside_brain(cohort: Cohort, weights: np.ndarray) -> list[Number]:
     """The share of abnormal pixels that the region ``brain`` leaves out; nothing for a dataset without any."""
-    counts = np.array([(lesion.sum(), (lesion & ~brain).sum()) for brain, lesion in cohort.masks()])
-    total, outside = (int(part) for part in counts.sum(axis=0))
-    return [Number("lesion_outside_brain", "frame", "pixels", "", outside / total, total)] if total else []
+    total, outside = (
+        np.bincount(cohort.owner, weights=part, minlength=len(cohort.subjects))
+        for part in zip(*((lesion.sum(), (lesion & ~brain).sum()) for brain, lesion in cohort.masks()), strict=True)
+    )
+    if not total.any():
+        return []
+    everyone = with_all(weights)
+    with np.errstate(invalid="ignore"):
+        shares = (everyone @ outside) / (everyone @ total)
+    keys = {"metric": "lesion_outside_brain", "region": "frame", "pooling": "pixels", "map": ""}
+    return [number_of(shares, n=int(total.sum()), **keys)]

@@ -1,69 +1,57 @@
-"""What a paper printed, cell by cell beside ours."""
+"""Numbers that a paper printed, as a table to hold ours against."""
 
-from html import escape
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
-from brainuad.catalogue import CATALOGUE, PROTOCOLS
-from brainuad.results import read_results
+from brainuad.catalogue import PROTOCOLS
 
-__all__ = ["COLUMNS", "paper_difference"]
+__all__ = ["check_published", "printed_numbers", "read_published"]
 
-COLUMNS = ("model", "dataset", "metric", "published", "ours", "low", "high", "difference", "note")
 PUBLISHED_COLUMNS = ("model", "dataset", "metric", "value", "note")
 
 
-def paper_difference(
-    metrics: list[Path], replicates: list[Path], published: Path, table: Path, page: Path, settings: dict
-) -> None:
-    """Write each published cell beside ours, by protocol ``paper``.
+def printed_numbers() -> list[tuple[str, str, str]]:
+    """Metric, region and pooling of the numbers that a published cell may be held against."""
+    return [number for group in PROTOCOLS["paper"].values() for number in group]
 
-    Args:
-        metrics: long-format tables, one a model, seed and dataset.
-        replicates: their draws, in the same order.
-        published: TSV with columns ``PUBLISHED_COLUMNS``; ``note`` says what differs in the protocol and may be empty.
-        table: TSV to write, columns ``COLUMNS``; ours is the mean over the seeds.
-        page: HTML to write.
-        settings: ``study``, ``simulated``, ``models`` (name to ``label``).
+
+def read_published(path: Path) -> pd.DataFrame:
+    """The published cells.
 
     Raises:
-        ValueError: the published table lacks a column or names what the study does not have.
+        ValueError: there is no such file, it lacks a column, or it names a metric that is not compared.
     """
-    printed = pd.read_csv(published, sep="\t", dtype={name: str for name in PUBLISHED_COLUMNS if name != "value"})
-    missing = [name for name in PUBLISHED_COLUMNS if name not in printed]
+    try:
+        table = pd.read_csv(path, sep="\t", dtype={name: str for name in PUBLISHED_COLUMNS if name != "value"})
+    except (OSError, ValueError) as error:
+        raise ValueError(f"comparison.published: {path} cannot be read ({error}): name a TSV, or null.") from None
+    missing = [name for name in PUBLISHED_COLUMNS if name not in table]
     if missing:
-        raise ValueError(f"{published} lacks the column {missing[0]!r}: it has {', '.join(printed.columns)}.")
-    numbers = {number[0]: number for group in PROTOCOLS["paper"].values() for number in group}
-    summary, rows = read_results(metrics, replicates).summary, []
-    for cell in printed.fillna({"note": ""}).itertuples():
-        if cell.metric not in numbers or cell.model not in settings["models"]:
-            known = [*numbers, *settings["models"]]
-            raise ValueError(f"{published} names {cell.model!r}, {cell.metric!r}: known are {', '.join(known)}.")
-        key = (cell.model, cell.dataset, *numbers[cell.metric])
-        ours = summary.loc[key] if key in summary.index else pd.Series({"value": None, "low": None, "high": None})
-        row = {"model": cell.model, "dataset": cell.dataset, "metric": cell.metric, "published": cell.value}
-        row |= {"ours": ours["value"], "low": ours["low"], "high": ours["high"], "note": cell.note}
-        rows.append(row)
-    frame = pd.DataFrame(rows).astype({name: float for name in ("published", "ours", "low", "high")})
-    frame["difference"] = frame["ours"] - frame["published"]
-    frame = frame[list(COLUMNS)]
-    Path(table).parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(table, sep="\t", index=False)
-    Path(page).write_text(as_page(frame, settings), encoding="utf-8")
-    print(frame.to_string(index=False))
+        raise ValueError(f"comparison.published: {path} lacks the column {missing[0]!r}: it has {', '.join(table)}.")
+    known = [number[0] for number in printed_numbers()]
+    for metric in table["metric"]:
+        if metric not in known:
+            raise ValueError(f"comparison.published: {path} names the metric {metric!r}: known are {', '.join(known)}.")
+    if not pd.api.types.is_numeric_dtype(table["value"]):
+        raise ValueError(f"comparison.published: {path} has a `value` that is no number.")
+    return table.fillna({"note": ""})
 
 
-def as_page(frame: pd.DataFrame, settings: dict) -> str:
-    """The cells as a page that needs no other file."""
-    shown = frame.assign(
-        model=[settings["models"][name]["label"] or name for name in frame["model"]],
-        metric=[CATALOGUE[name].title for name in frame["metric"]],
-    )
-    warning = "<p><b>Our scans are simulated: no difference says anything about the paper.</b></p>"
-    body = shown.to_html(index=False, float_format="{:.3f}".format, na_rep="-", border=0)
-    title = f"{escape(settings['study'])}: published and ours"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Published and ours</title></head>\n'
-        f"<body><h1>{title}</h1>{warning * settings['simulated']}\n{body}</body></html>\n"
-    )
+def check_published(path: Path, models: Collection[str], datasets: Collection[str]) -> str:
+    """What of the published cells this study does not have, in a sentence; empty if it has all.
+
+    Raises:
+        ValueError: as :func:`read_published`, or if the study has none of the cells.
+    """
+    table = read_published(path)
+    known = table["model"].isin(models) & table["dataset"].isin(datasets)
+    other = [*dict.fromkeys(name for name in table["model"] if name not in models)]
+    other += [*dict.fromkeys(name for name in table["dataset"] if name not in datasets)]
+    if not known.any():
+        raise ValueError(
+            f"comparison.published: no cell of {path} is of a model and dataset of this study, which has not "
+            f"{', '.join(other)}: set it to null, or name them as the study does."
+        )
+    return f"{path}: this study has not {', '.join(other)}; the cells stay without ours." if other else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from brainuad import report_results, report_scans
+from brainuad import report_results, report_scans, report_tables
 from brainuad.costs import COLUMNS, EXPLANATION
 from brainuad.page import (
     Cell,
@@ -27,7 +27,7 @@ from brainuad.page import (
     render,
 )
 from brainuad.provenance import commit, digest, machine, versions
-from brainuad.report_study import Study, read
+from brainuad.report_study import Study, read, title_of
 
 __all__ = ["report"]
 
@@ -53,7 +53,7 @@ def report(page: Path, files: dict[str, list[Path]], settings: dict) -> None:
     Args:
         page: HTML to write.
         files: paths by name, any of which may be missing: the tables ``comparison``, ``table2``, ``strict``,
-            ``numbers``, ``ranks``, ``significance``, ``paper_difference``, ``costs``, ``intake``; per dataset
+            ``summary``, ``ranks``, ``significance``, ``paper_difference``, ``costs``, ``intake``; per dataset
             ``quality``, ``montages`` and ``samples`` (``…/{dataset}/table.tsv``); per model and seed ``descriptions``
             (``model.json``); per model, seed and dataset ``score`` (``…/{model}/{seed}/{dataset}/map.npy``),
             ``subjects`` and ``curves`` (``…/{model}/{seed}/{dataset}.….tsv``); pictures ``qualitative``,
@@ -65,7 +65,7 @@ def report(page: Path, files: dict[str, list[Path]], settings: dict) -> None:
     )
     results, scans = report_results, report_scans
     sections = [
-        results.comparison(study),
+        report_tables.comparison(study),
         results.published(study),
         results.ranks(study),
         results.responses(study),
@@ -112,8 +112,8 @@ def model_sentence(study: Study) -> str:
 
 def floor_sentence(study: Study) -> str:
     """Whether any trained model clears the floor, by the strictest table at hand."""
-    for name, (protocol, _) in report_results.PROTOCOLS.items():
-        columns = [] if study.table(name) is None else report_results.columns_of(study, name)
+    for name, (protocol, _) in report_tables.PROTOCOLS.items():
+        columns = [] if study.table(name) is None else report_tables.columns_of(study, name)
         gaps = [column for column in columns if column.gap]
         if gaps:
             return verdict(study, gaps, protocol)
@@ -122,9 +122,10 @@ def floor_sentence(study: Study) -> str:
 
 def verdict(study: Study, gaps: list, protocol: str) -> str:
     """Who is above a floor, in how many of the columns that ask."""
-    winners = [report_results.above(study, column) for column in gaps]
+    winners = [report_tables.above(study, column) for column in gaps]
     models = [model for model in study.look if any(model in column for column in winners)]
-    metrics, floors = (listed(sorted({getattr(gap, name) for gap in gaps})) for name in ("metric", "floor"))
+    metrics = listed(sorted({title_of(gap.metric) for gap in gaps}))
+    floors = listed(sorted({gap.floor for gap in gaps}))
     where = f"above the floor {floors} at finding anomalies ({metrics}, {protocol[0].lower()}{protocol[1:]})"
     if not models:
         return f"No trained model is clearly {where}."

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from brainuad.figures import PERCENTILE, draw, outline
 
-__all__ = ["Case", "Look", "Panel", "cases", "curves", "differences", "forest", "looks", "rates"]
+__all__ = ["PANELS", "Case", "Look", "Panel", "cases", "curves", "differences", "forest", "looks", "rates"]
 
 TRAINED = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#999933", "#332288", "#44aa99")
 FLOORS = ("#4d4d4d", "#808080", "#a3a3a3", "#666666", "#949494")
@@ -36,6 +36,7 @@ DRAWING = {
     "ytick.color": "0.3",
 }
 WIDTH = 10.1  # of a picture in inches
+PANELS = 12  # of a picture; what is beyond stands in the tables
 CELL = 1.3  # width of a slice in inches
 
 

@@ -148,8 +148,7 @@ def false_positives(study: Study) -> Section:
     parts = [read(path).assign(model=model, dataset=dataset) for model, _, dataset, path in study.jobs("subjects")]
     if not parts or FALSE_POSITIVES not in (table := pd.concat(parts)):
         return Section("false-positives", "False positives on healthy scans")
-    anomalous = set(table.loc[table[DETECTION].notna(), "dataset"]) if DETECTION in table else set()
-    table = table[~table["dataset"].isin(anomalous)].dropna(subset=[FALSE_POSITIVES])
+    table = table[~table["lesion"]].dropna(subset=[FALSE_POSITIVES])
     result = pd.DataFrame(group_rows(table))
     if not len(result):
         return Section("false-positives", "False positives on healthy scans")

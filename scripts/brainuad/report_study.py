@@ -15,7 +15,13 @@ __all__ = ["Study", "read"]
 
 TEXT = (
     "model",
+    "label",
     "dataset",
+    "against",
+    "metric",
+    "region",
+    "pooling",
+    "map",
     "model_a",
     "model_b",
     "subject",

@@ -35,7 +35,8 @@ def interval(value: float, replicates: np.ndarray, subjects: int) -> tuple[float
 
     Half of the resamples lie below a number without bias; the percentiles are shifted by what this one departs from it.
     They are taken further out for few subjects, as Student's quantiles are (the expanded percentile interval of
-    Hesterberg, 2015): plain percentiles are too narrow then.
+    Hesterberg, 2015): plain percentiles are too narrow then. A number lies within its own interval, also where nearly
+    all resamples are on one side of it.
 
     Args:
         value: the number.
@@ -53,4 +54,4 @@ def interval(value: float, replicates: np.ndarray, subjects: int) -> tuple[float
     bias = ndtri(np.clip(below, 0.5 / known.size, 1 - 0.5 / known.size))
     reach = np.sqrt(subjects / (subjects - 1)) * stdtrit(subjects - 1, (1 + CONFIDENCE) / 2)
     low, high = np.quantile(known, ndtr([2 * bias - reach, 2 * bias + reach]))
-    return float(low), float(high)
+    return min(float(low), float(value)), max(float(high), float(value))

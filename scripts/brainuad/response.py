@@ -9,19 +9,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brainuad.detection import average_precision
+from brainuad.cohort import mean_number, unusable
+from brainuad.counts import count, pooled
+from brainuad.detection import areas, average_precision
 from brainuad.lesions import FOUND_SHARE
+from brainuad.resampling import draws, interval
 from brainuad.sample_set import SampleSet
 
 __all__ = ["CELL", "COLUMNS", "measures", "response", "threshold_of"]
 
 RATE = 0.05  # share of healthy validation pixels above the threshold
 CELL = ("kind", "size", "intensity")
-COLUMNS = ("dataset", "model", "seed", *CELL, "n", "prevalence", "average_precision", "detection", "reason")
+MEASURES = [f"{name}{end}" for name in ("average_precision", "detection") for end in ("", "_low", "_high")]
+COLUMNS = ("dataset", "model", "seed", *CELL, "n", "prevalence", *MEASURES, "reason")
+KEYS = {"region": "brain", "pooling": "images", "map": "map"}
+BINS = 512  # for the draws; values are exact
 
 
 def response(
-    score: Path, samples: Path, thresholds: Path, table: Path, dataset: str, model: str, seed: int | str
+    score: Path,
+    samples: Path,
+    thresholds: Path,
+    table: Path,
+    dataset: str,
+    model: str,
+    seed: int | str,
+    resamples: int,
 ) -> None:
     """Measure one model and seed on one grid.
 
@@ -34,6 +47,7 @@ def response(
         dataset: name for the rows.
         model: name for the rows.
         seed: for the rows.
+        resamples: draws of subjects for the intervals.
 
     Raises:
         ValueError: the scores are not those of a grid.
@@ -43,23 +57,34 @@ def response(
     if not set(CELL) <= set(scored):
         raise ValueError(f"{score / 'table.tsv'} has no cells of a grid: dataset {dataset} needs `anomalies.grid`.")
     maps = np.load(score / "map.npy", mmap_mode="r")
-    threshold, reason = threshold_of(thresholds)
-    rows = []
+    threshold, missing = threshold_of(thresholds)
+    broken, rows = unusable(maps), []
     for cell, group in scored.groupby(list(CELL), sort=False):
+        names = samples.table.iloc[group["sample"]]
+        owner = names["subject"].where(names["subject"].ne(""), names["scan"]).to_numpy()
         lesion, brain = (array[group["sample"]] for array in (samples.lesion, samples.brain))
-        found = measures(maps[group.index], lesion, brain, threshold)
-        unknown = reason if np.isfinite(found["prevalence"]) else "no brain in the samples of this cell"
-        if found["prevalence"] == 0:
-            unknown = "no anomaly of this cell has a pixel inside the brain"
+        weights = draws(dataset, len(set(owner)), resamples)
+        found = {} if broken else measures(maps[group.index], lesion, brain, threshold, owner, weights)
+        share = lesion[brain].mean() if brain.any() else np.nan
+        reason = broken or (missing if np.isfinite(share) else "no brain in the samples of this cell")
+        if share == 0:
+            reason = "no anomaly of this cell has a pixel inside the brain"
         keys = {"dataset": dataset, "model": model, "seed": seed, **dict(zip(CELL, cell, strict=True))}
-        rows.append({**keys, "n": len(group), **found, "reason": unknown})
+        rows.append({**keys, "n": len(group), "prevalence": share, **found, "reason": reason})
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     Path(table).parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(table, sep="\t", index=False)
     print(frame.drop(columns=["dataset", "model", "seed"]).to_string(index=False))
 
 
-def measures(scores: np.ndarray, lesion: np.ndarray, brain: np.ndarray, threshold: float) -> dict:
+def measures(
+    scores: np.ndarray,
+    lesion: np.ndarray,
+    brain: np.ndarray,
+    threshold: float,
+    owner: np.ndarray,
+    weights: np.ndarray,
+) -> dict:
     """The numbers of one cell.
 
     Args:
@@ -67,20 +92,48 @@ def measures(scores: np.ndarray, lesion: np.ndarray, brain: np.ndarray, threshol
         lesion: masks of the anomalies, as ``scores``.
         brain: masks of the brain, as ``scores``.
         threshold: above which a pixel is called abnormal; NaN leaves ``detection`` undefined.
+        owner: name of the subject of each map, (n,).
+        weights: draws of the subjects, (resamples, subjects).
 
     Returns:
-        ``prevalence`` and ``average_precision`` of the pixels of all samples together, and ``detection``: the share of
-        the anomalies of whose pixels at least a tenth lies above the threshold. All 0 to 1, higher is better; NaN where
-        undefined. An anomaly without a pixel inside the brain does not count.
+        ``average_precision`` of the pixels of all samples together, and ``detection``: the share of the anomalies of
+        whose pixels at least a tenth lies above the threshold. Both 0 to 1, higher is better; NaN where undefined. An
+        anomaly without a pixel inside the brain does not count. ``…_low`` and ``…_high`` bound the intervals.
     """
-    truth = lesion[brain]
-    pixels = [image[inside] for image, inside in zip(scores, lesion & brain, strict=True) if inside.any()]
-    found = [(values > threshold).mean() >= FOUND_SHARE for values in pixels]
-    return {
-        "prevalence": truth.mean() if truth.size else np.nan,
-        "average_precision": average_precision(scores[brain], truth),
-        "detection": np.mean(found) if found and np.isfinite(threshold) else np.nan,
+    names, place = np.unique(owner, return_inverse=True)
+    inside, known = lesion & brain, np.isfinite(threshold)
+    found = [
+        (image[part] > threshold).mean() >= FOUND_SHARE if part.any() and known else np.nan
+        for image, part in zip(scores, inside, strict=True)
+    ]
+    detection = mean_number(np.array(found, float), place, weights, metric="detection", **KEYS)
+    numbers = {
+        "average_precision": (
+            average_precision(scores[brain], lesion[brain]),
+            drawn_precision(scores, lesion, brain, place, weights),
+        ),
+        "detection": (detection.value, detection.replicates),
     }
+    row = {}
+    for name, (value, drawn) in numbers.items():
+        row[name] = value
+        row[f"{name}_low"], row[f"{name}_high"] = interval(value, drawn, len(names))
+    return row
+
+
+def drawn_precision(
+    scores: np.ndarray, lesion: np.ndarray, brain: np.ndarray, place: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Average precision of each draw of the subjects, whose numbers are ``place``, from counts."""
+
+    def pixels():
+        return (
+            (who, image[part], mask[part].astype(int))
+            for who, image, mask, part in zip(place, scores, lesion, brain, strict=True)
+        )
+
+    counts = count(pixels, weights.shape[1], BINS)
+    return np.concatenate([areas(true, false, counts.tied)[1] for true, false, *_ in pooled(counts, weights)])
 
 
 def threshold_of(table: Path) -> tuple[float, str]:

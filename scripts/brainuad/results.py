@@ -40,7 +40,7 @@ class Results:
         """Mean over the seeds, indexed by (model, dataset, metric, region, pooling).
 
         Columns: ``value``; ``sd`` over the seeds (NaN for one); ``seeds``; ``low`` and ``high``, the interval of the
-        mean over the draws of subjects; ``n``; ``prevalence``; ``reason``.
+        mean over the draws of subjects; ``n``; ``subjects``; ``prevalence``; ``reason``.
         """
         records = {}
         for key, places in self.places.items():
@@ -54,6 +54,7 @@ class Results:
                 "low": low,
                 "high": high,
                 "n": part["n"].max(),
+                "subjects": part["subjects"].max(),
                 "prevalence": part["prevalence"].mean(),
                 "reason": next((reason for reason in part["reason"] if reason), ""),
             }

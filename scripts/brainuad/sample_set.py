@@ -6,11 +6,13 @@ A sample set is a folder with
 * ``brain.npy``   (n, 1, *size) bool
 * ``lesion.npy``  (n, 1, *size) bool, all False in healthy samples
 * ``table.tsv``   one row a sample, the columns of ``COLUMNS`` and, in a grid of anomalies, ``size``
+* ``images.sha256``  SHA-256 of the file ``images.npy``, as ``sha256sum --check`` takes it
 
 in template space: axis 0 of ``size`` runs from left to right, axis 1 from posterior to anterior, axis 2 (volumes only)
 from inferior to superior.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +62,15 @@ class SampleSet:
         )
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of the file of images: the one on record or, unless that is newer than the images, computed anew."""
+        images, record = self.folder / "images.npy", self.folder / "images.sha256"
+        if record.exists() and images.stat().st_mtime_ns < record.stat().st_mtime_ns:
+            return record.read_text(encoding="ascii").split()[0]
+        with images.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
     def size(self) -> tuple[int, ...]:
         """Pixels along each axis."""
         return tuple(self.images.shape[2:])
@@ -82,6 +93,8 @@ class SampleWriter:
             name: open_memmap(self.folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, 1, *size))
             for name, dtype in ARRAYS.items()
         }
+        with (self.folder / "images.npy").open("rb") as file:
+            self.digest = hashlib.sha256(file.read(self.arrays["images"].offset))  # the header, then image by image
         self.rows: list[dict] = []
 
     def add(self, image: np.ndarray, brain: np.ndarray, lesion: np.ndarray, row: dict) -> None:
@@ -89,10 +102,11 @@ class SampleWriter:
         index = len(self.rows)
         for name, array in (("images", image), ("brain", brain), ("lesion", lesion)):
             self.arrays[name][index, 0] = array
+        self.digest.update(self.arrays["images"][index].tobytes())
         self.rows.append({**row, "sample": index})
 
     def close(self) -> None:
-        """Write the table and flush the arrays.
+        """Write the table and the digest and flush the arrays.
 
         Raises:
             ValueError: fewer samples were added than announced.
@@ -104,6 +118,8 @@ class SampleWriter:
         table = pd.DataFrame(self.rows)
         columns = [*COLUMNS, GRID_COLUMN] if GRID_COLUMN in table else list(COLUMNS)
         table.reindex(columns=columns).to_csv(self.folder / "table.tsv", sep="\t", index=False)
+        record = f"{self.digest.hexdigest()}  images.npy\n"
+        (self.folder / "images.sha256").write_text(record, encoding="ascii")  # last: it is to be newer than the images
 
 
 class Images:
@@ -147,9 +163,9 @@ class Images:
             yield self[numbers]
 
 
-def split_batches(order: np.ndarray, batch_size: int, smallest: int = 2) -> list[np.ndarray]:
-    """Cut an order of images into batches; fewer than ``smallest`` left over join the batch before them."""
+def split_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Cut an order of images into batches; a single one left over joins the batch before it."""
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    if len(batches) > 1 and len(batches[-1]) < smallest:
+    if len(batches) > 1 and len(batches[-1]) < 2:
         batches[-2:] = [np.concatenate(batches[-2:])]
     return batches

@@ -7,9 +7,12 @@ The components of a map are kept beside it, so that other combinations, regions 
 * ``perceptual.npy``      smoothed LPIPS distance of the two, 0 or greater
 * ``map.npy``             the model's anomaly map, by default residual times perceptual; higher: more abnormal
 
-each float32 (n, 1, *size), and ``table.tsv`` with the row of each in the sample set (column ``sample``).
+each float32 (n, 1, *size), ``table.tsv`` with the row of each in the sample set (column ``sample``), and ``cost.json``
+with the time it took and on what.
 """
 
+import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +36,14 @@ def score(model: Path, samples: Path, trunk: Path, folder: Path, settings: dict)
         model: weights of a trained model, its description beside it.
         samples: folder of the sample set.
         trunk: weights of the perceptual distance's trunk.
-        folder: where the arrays and the table go; each appears only when all are whole.
+        folder: where the arrays, the table and the cost go; each appears only when all are whole.
         settings: ``batch_size``, ``smoothing`` (pixels), ``trunk`` (``alex``, the default, ``squeeze`` or ``vgg``) and
             ``device`` (``auto``, ``cpu`` or ``cuda``).
 
     Raises:
         ValueError: no sample to score, or a reconstruction with values that are not numbers.
     """
-    samples, folder = SampleSet(samples), Path(folder)
+    began, samples, folder = time.monotonic(), SampleSet(samples), Path(folder)
     rows = samples.rows("validation", "test")
     if len(rows) == 0:
         raise ValueError(f"{samples.folder} has no validation or test samples: change the `split` of its dataset.")
@@ -58,7 +61,8 @@ def score(model: Path, samples: Path, trunk: Path, folder: Path, settings: dict)
             if not torch.isfinite(maps).all():
                 raise ValueError(f"The {name} of {model} on {samples.folder} is not finite: train it again.")
             arrays[name][start : start + len(batch)] = maps.cpu().numpy()
-    finish(folder, arrays, samples.table.iloc[rows].assign(sample=rows))
+    cost = {"wall_seconds": time.monotonic() - began, "gpus": int(device.type == "cuda"), "device": str(device)}
+    finish(folder, arrays, samples.table.iloc[rows].assign(sample=rows), cost)
     print(f"{model}: {len(rows)} samples of {samples.folder} scored on {device}")
 
 
@@ -105,10 +109,11 @@ def partial(folder: Path, name: str) -> Path:
     return folder / f".{name}.partial"
 
 
-def finish(folder: Path, arrays: dict[str, np.ndarray], table) -> None:
+def finish(folder: Path, arrays: dict[str, np.ndarray], table, cost: dict) -> None:
     """Write what is in memory to the disk, then give each file its name."""
     for array in arrays.values():
         array.flush()
     table.to_csv(partial(folder, "table.tsv"), sep="\t", index=False)
-    for name in (*(f"{name}.npy" for name in arrays), "table.tsv"):
+    partial(folder, "cost.json").write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
+    for name in (*(f"{name}.npy" for name in arrays), "table.tsv", "cost.json"):
         partial(folder, name).rename(folder / name)

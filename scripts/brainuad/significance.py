@@ -21,9 +21,8 @@ from brainuad.results import KEY, Results, read_results
 __all__ = ["PAIR_COLUMNS", "RANK_COLUMNS", "holm", "mean_ranks", "sign_flip", "significance"]
 
 PAIR_COLUMNS = (*KEY, "model_a", "model_b", "difference", "low", "high", "p", "p_holm", "n")
-TESTED = {  # false positives are no merit: a map that is the same everywhere may have few
-    kind: [number for number in numbers if not number[0].startswith("false_positive")]
-    for kind, numbers in PROTOCOLS["strict"].items()
+TESTED = {
+    kind: [number for number in numbers if CATALOGUE[number[0]].merit] for kind, numbers in PROTOCOLS["strict"].items()
 }
 RANK_COLUMNS = (*KEY, "model", "rank", "low", "high", "n")
 

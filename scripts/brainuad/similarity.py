@@ -92,10 +92,10 @@ def halved(image: np.ndarray) -> np.ndarray:
 
 
 def psnr(image: np.ndarray, reconstruction: np.ndarray, region: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of a region in dB, for a range of 1; NaN without pixels and where all are equal."""
+    """Peak signal-to-noise ratio of a region in dB, for a range of 1; infinite if all are equal, NaN without pixels."""
     x, y = clamped(image, reconstruction)
-    error = np.mean((x[region] - y[region]) ** 2) if region.any() else 0.0
-    return float(-10 * np.log10(error)) if error > 0 else np.nan
+    error = np.mean((x[region] - y[region]) ** 2) if region.any() else np.nan
+    return float(-10 * np.log10(error)) if error != 0 else np.inf
 
 
 def mean_absolute_error(image: np.ndarray, reconstruction: np.ndarray, region: np.ndarray) -> float:

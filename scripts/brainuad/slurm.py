@@ -1,6 +1,7 @@
 """What is asked of Slurm, and how its answers are read. No answer is never taken for one."""
 
 import contextlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,7 +12,10 @@ __all__ = [
     "ACTIVE",
     "Queued",
     "Unreachable",
+    "advice",
+    "check_resources",
     "find",
+    "is_full",
     "is_silence",
     "ran_out_of_memory",
     "reason",
@@ -38,8 +42,20 @@ ACTIVE = {
     "SUSPENDED",
 }
 SILENCE = ("contact slurm controller", "timed out", "not responding", "standby mode", "Zero Bytes were transmitted")
+# What sbatch says where a user has as many jobs as the cluster allows, or the controller as many as it can hold.
+FULL = re.compile(r"(QOS|Assoc)\w*SubmitJob|temporarily unable to accept job|Resource temporarily unavailable")
+# Why a job waits that no end of another job will let run: limits on one job, on a budget, and what is not there.
+NEVER = re.compile(
+    r"(Partition(TimeLimit|NodeLimit|Config)|BadConstraints|InvalidAccount|InvalidQOS|AccountNotAllowed"
+    r"|QOSNotAllowed|MaxMemPerLimit|ReservationDeleted|DependencyNeverSatisfied|QOSMin\w+"
+    r"|(Assoc|QOS)\w*(PerJob|WallDuration|(?<!Run)Minutes|Billing|TimeLimit)\w*)"
+)
 # What Slurm writes into the log of a step that it, or the kernel for it, has ended for its memory.
 MEMORY = ("oom-kill event", "oom_kill event", ": Out Of Memory", "exceeded memory limit")
+# Options of sbatch that a training lives by, and those that a resource of the rule or the profile gives.
+OURS = {"array", "comment", "dependency", "error", "job-name", "no-requeue", "open-mode", "output", "requeue", "signal"}
+RESOURCES = {"account", "constraint", "cpus-per-task", "gpus", "gpus-per-node", "gres", "mem", "nodes", "ntasks"}
+RESOURCES |= {"ntasks-per-node", "partition", "qos", "time"}
 PATIENCE = 120  # seconds for one answer of a busy controller
 
 
@@ -69,6 +85,23 @@ def ask(*command: str) -> subprocess.CompletedProcess:
 def is_silence(error: str) -> bool:
     """Whether a command failed for want of an answer, and not because Slurm refused what was asked."""
     return any(words in error for words in SILENCE)
+
+
+def is_full(error: str) -> bool:
+    """Whether a job was refused only because there are so many: a later try may be taken."""
+    return FULL.search(error) is not None
+
+
+def advice(reason: str, job_id: str) -> str:
+    """What to do about a job that waits for a reason that does not pass by itself; empty where it may pass."""
+    if "held" in reason.lower():
+        return f"`scontrol release {job_id}` when its cause is mended"
+    if NEVER.search(reason):
+        return (
+            "as it is Slurm will not start it: correct the resources of the rule train in the profile, `scancel "
+            f"{job_id}` and run Snakemake again"
+        )
+    return ""
 
 
 def state(job_id: str) -> str:
@@ -129,13 +162,11 @@ def request(resources: dict, memory_mb: int) -> dict:
     Args:
         resources: of the rule and the profile. ``runtime`` (minutes), ``cpus_per_task``, ``tasks_per_node``, ``nodes``
             and ``gpu`` say what is needed; ``slurm_partition``, ``slurm_account``, ``qos``, ``constraint``,
-            ``gpu_model``, ``gres`` and ``slurm_extra`` (any other options of sbatch) where the cluster has it. A
-            training without a GPU goes to ``cpu_partition`` if that is given, has ``cpu_constraint`` for its
-            constraint, and asks for no kind of GPU.
+            ``gpu_model``, ``gres`` and ``slurm_extra`` (any other options of sbatch) where the cluster has it.
         memory_mb: MiB on each node.
 
     Raises:
-        RuntimeError: ``slurm_extra`` has an option that is ours.
+        ValueError: ``slurm_extra`` has an option that is ours.
     """
     tasks, processors = int(resources.get("tasks_per_node", 1)), int(resources.get("cpus_per_task", 1))
     minutes = int(resources["runtime"])
@@ -145,14 +176,9 @@ def request(resources: dict, memory_mb: int) -> dict:
         "qos": resources.get("qos"),
         "constraint": resources.get("constraint"),
     }
-    if not int(resources.get("gpu", 0)):
-        wanted["partition"] = resources.get("cpu_partition") or wanted["partition"]
-        wanted["constraint"] = resources.get("cpu_constraint")
-    elif resources.get("gres"):
-        wanted["gres"] = resources["gres"]
-    else:
-        model = resources.get("gpu_model")
-        wanted["gpus_per_node"] = f"{model}:{tasks}" if model else tasks
+    if int(resources.get("gpu", 0)):
+        gres, model = resources.get("gres"), resources.get("gpu_model")
+        wanted |= {"gres": gres} if gres else {"gpus_per_node": f"{model}:{tasks}" if model else tasks}
     return {
         **{name: value for name, value in wanted.items() if value},
         "time": minutes,
@@ -176,19 +202,56 @@ def signal_seconds(seconds: float) -> int:
     return max(1, int(min(120, seconds / 4)))
 
 
+def check_resources(rule: str, resources: dict) -> None:
+    """Refuse what the profile says of a rule where Slurm, or the executor that submits the other rules, would.
+
+    Args:
+        rule: whose resources they are.
+        resources: texts and numbers by name.
+
+    Raises:
+        ValueError: a type of GPU that the executor does not take, or what is said, or set, in another place.
+    """
+    model = str(resources.get("gpu_model", "")).strip("'\"")
+    if re.fullmatch(r"\S*[^A-Za-z0-9_.\s]\S*", model):
+        raise ValueError(
+            f"`gpu_model` of rule {rule} is {model!r}, but the executor takes letters, digits, _ and . only: remove it "
+            "and choose the GPUs by `constraint`."
+        )
+    if rule == "train" and "gpu" in resources:
+        raise ValueError(
+            "The profile says `gpu` of rule train, but how many GPUs a training takes is said by `training.gpus`, "
+            "`training.nodes` and `training.device` of the configuration: remove it."
+        )
+    if rule == "train":
+        options(str(resources.get("slurm_extra") or ""))
+
+
 def options(text: str) -> dict[str, str | bool]:
     """The options in a text such as ``--exclude=n1 --exclusive``, by name; a flag is True.
 
     Raises:
-        RuntimeError: one of them is what a training is found again by.
+        ValueError: one of them is short, or trainings live by it, or it has a resource of its own.
     """
     found, name = {}, None
     for word in shlex.split(text):
-        if word.startswith("-"):
-            name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").partition("=")
             found[name] = value if equals else True
+        elif word.startswith("-"):
+            raise ValueError(f"slurm_extra of rule train: write {word} in full, as --exclude=node17 in place of -x.")
         elif name:
             found[name], name = word, None
-    if taken := {"comment", "dependency", "job-name"} & set(found):
-        raise RuntimeError(f"slurm_extra must not hold --{min(taken)}: by that a training is found again.")
+        else:
+            raise ValueError(f"slurm_extra of rule train: {word} belongs to no option.")
+    if taken := OURS & set(found):
+        raise ValueError(
+            f"slurm_extra of rule train must not hold --{min(taken)}: by that a training is found again, saved and "
+            "requeued."
+        )
+    if taken := RESOURCES & set(found):
+        raise ValueError(
+            f"slurm_extra of rule train must not hold --{min(taken)}: say it by the resource that profiles/README.md "
+            "names for it."
+        )
     return found

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from brainuad.catalogue import CATALOGUE, PROTOCOLS, REGIONS
-from brainuad.results import Results, verdict
+from brainuad.results import KEY, Results, verdict
 
 __all__ = ["MISSING", "Gap", "Table", "make_table", "numbers"]
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+FEW = 20  # subjects, below which intervals are said to be too narrow
+COLUMNS = ("model", "label", "floor", *KEY, "against", "value", "sd", "low", "high", "reason")
 Key = tuple[str, str, str, str]  # dataset, metric, region, pooling
 
 
@@ -68,7 +70,12 @@ class Table:
         return signed(value) + (f" [{signed(low)}, {signed(high)}] {said}" if said else "")
 
     def best(self, column: Key) -> set[str]:
-        """The trained models with the best mean, to the digits shown; none where only one has a value."""
+        """The trained models with the best mean, to the digits shown; none where one alone has a value or none is due.
+
+        See ``merit`` of :class:`brainuad.catalogue.Metric`.
+        """
+        if not CATALOGUE[column[1]].merit:
+            return set()
         means = {model: self.cell(model, column).split(" ")[0] for model in self.labels if model not in self.floors}
         known = {model: float(mean) for model, mean in means.items() if mean != MISSING}
         wanted = max if CATALOGUE[column[1]].direction == "higher is better" else min
@@ -85,13 +92,17 @@ class Table:
 
     def gap_title(self, gap: Gap) -> str:
         """Title of a gap without its dataset."""
-        return f"{CATALOGUE[gap.key[1]].title} {MINUS} {self.labels[gap.floor]}"
+        return f"{named(gap.key)} {MINUS} {self.labels[gap.floor]}"
 
 
 def title(key: Key) -> str:
-    """Title of a number without its dataset."""
-    metric = CATALOGUE[key[1]]
-    return f"{metric.title} {'↑' if metric.direction == 'higher is better' else '↓'}"
+    """Title of a number without its dataset, with the arrow of the better direction."""
+    return f"{named(key)} {'↑' if CATALOGUE[key[1]].direction == 'higher is better' else '↓'}"
+
+
+def named(key: Key) -> str:
+    """Metric, region and pooling of a number."""
+    return f"{CATALOGUE[key[1]].title} ({key[2]}, {key[3]})"
 
 
 def bounds(low: float, high: float) -> str:
@@ -112,8 +123,7 @@ def make_table(results: Results, protocol: str, settings: dict) -> Table:
         protocol: ``paper`` or ``strict``.
         settings: see :func:`brainuad.comparison.comparison`.
     """
-    rows = results.rows
-    shown = [name for name in settings["datasets"] if name not in settings.get("grids", ())]
+    shown, rows = settings["datasets"], results.rows
     anomalous = [name for name in shown if name in set(rows.loc[rows["metric"] == "auroc", "dataset"])]
     healthy = [name for name in shown if name not in anomalous]
     groups = PROTOCOLS[protocol]
@@ -129,7 +139,7 @@ def make_table(results: Results, protocol: str, settings: dict) -> Table:
                 values = {model: results.difference(model, floor, key) for model in labels}
                 gaps.append(Gap(key, floor, values))
     table = Table(protocol, columns, labels, floors, results.summary, gaps)
-    return replace(table, caption=[*caption(table, settings), *findings(table)])
+    return replace(table, caption=[*caption(table, settings), *findings(table), *unknown(table)])
 
 
 def caption(table: Table, settings: dict) -> list[str]:
@@ -153,8 +163,12 @@ def caption(table: Table, settings: dict) -> list[str]:
     if seeds > 1:
         sentences.append(f"Mean ± standard deviation of up to {seeds} seeds.")
     sentences.append("In brackets: 95 % interval over the test subjects (bootstrap).")
+    few = min(summary.loc[columns, "subjects"]) if columns else FEW
+    if few < FEW:
+        sentences.append(f"Of few subjects, here {few:.0f} at the least, intervals hold less often than they claim.")
     if len(settings["models"]) - len(table.floors) > 1:
-        sentences.append("Bold: best trained model of a column.")
+        best = "Bold: best trained model of a column"
+        sentences.append(f"{best}; false positives are no merit." if "false_positive_rate_5" in shown else f"{best}.")
     if table.floors:
         sentences.append("† Floor: a method that trains no weights; a model is of use only above it.")
     return sentences
@@ -186,21 +200,30 @@ def findings(table: Table) -> list[str]:
     return sentences
 
 
+def unknown(table: Table) -> list[str]:
+    """Why cells are empty, a sentence for each reason."""
+    places: dict[str, list[str]] = {}
+    for model, label in table.labels.items():
+        for key in table.columns:
+            if (model, *key) in table.summary.index and (reason := table.summary.loc[(model, *key), "reason"]):
+                places.setdefault(reason, []).append(f"{label} in {key[0]} {CATALOGUE[key[1]].title}")
+    return [f"Empty, since {reason}: {', '.join(names)}." for reason, names in places.items()]
+
+
 def numbers(table: Table) -> pd.DataFrame:
-    """The table as numbers: of each column mean, sd over seeds, bounds of the interval; then the gaps."""
+    """The table as numbers, a row a cell.
+
+    Returns:
+        Columns ``COLUMNS``; ``against`` names the floor of a difference and is empty elsewhere, ``sd`` is over seeds.
+    """
     rows = []
     for model, label in table.labels.items():
-        row = {"model": model, "label": label, "floor": model in table.floors}
+        shared = {"model": model, "label": label, "floor": model in table.floors}
         for key in table.columns:
-            name = f"{key[0]} {CATALOGUE[key[1]].title}"
-            known = (model, *key) in table.summary.index
-            values = table.summary.loc[(model, *key)] if known else {}
-            row |= {f"{name}{end}": values.get(part) for part, end in PARTS.items()}
+            known = table.summary.loc[(model, *key)] if (model, *key) in table.summary.index else {}
+            values = {name: known.get(name) for name in ("value", "sd", "low", "high", "reason")}
+            rows.append({**shared, **dict(zip(KEY, key, strict=True)), **values})
         for gap in table.gaps:
-            name = f"{gap.key[0]} {table.gap_title(gap)}"
-            row |= dict(zip((name, f"{name} low", f"{name} high"), gap.values[model], strict=True))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-PARTS = {"value": "", "sd": " sd", "low": " low", "high": " high"}
+            values = dict(zip(("value", "low", "high"), gap.values[model], strict=True))
+            rows.append({**shared, **dict(zip(KEY, gap.key, strict=True)), "against": gap.floor, **values})
+    return pd.DataFrame(rows, columns=list(COLUMNS))

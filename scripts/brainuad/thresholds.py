@@ -4,17 +4,22 @@ A pixel is called abnormal where its score is above the threshold. Taken from th
 optimistic: how much so is the metric ``optimism``.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from brainuad.cohort import NOT_FINITE
+from brainuad.counts import KEY_BITS, REST_BITS, keys_of, scores_of
 from brainuad.sample_set import SampleSet
 
-__all__ = ["COLUMNS", "RATES", "read_thresholds", "threshold_at", "thresholds"]
+__all__ = ["COLUMNS", "RATES", "read_thresholds", "thresholds", "thresholds_at"]
 
 RATES = (0.01, 0.05)  # shares of healthy pixels called abnormal
+NO_PIXELS = "no validation subjects: give a training dataset a `split.validation`"
 COLUMNS = ("region", "rate", "threshold", "n", "reason")
 
 
@@ -28,29 +33,13 @@ def thresholds(scores: Sequence[Path], samples: Sequence[Path], table: Path) -> 
             threshold and the number ``n`` of healthy validation pixels it comes from. Where there are none the
             threshold is empty and ``reason`` says why.
     """
-    healthy = {"frame": [], "brain": []}
-    for score, folder in zip(scores, samples, strict=True):
-        scored = pd.read_csv(Path(score) / "table.tsv", sep="\t", usecols=["sample", "split"])
-        maps, sample_set = np.load(Path(score) / "map.npy", mmap_mode="r"), SampleSet(folder)
-        for place in np.flatnonzero(scored["split"] == "validation"):
-            row = scored["sample"].iloc[place]
-            normal = ~sample_set.lesion[row]
-            healthy["frame"].append(maps[place][normal])
-            healthy["brain"].append(maps[place][normal & sample_set.brain[row]])
+    folders = [(Path(score), SampleSet(folder)) for score, folder in zip(scores, samples, strict=True)]
     rows = []
-    for region, parts in healthy.items():
-        values = np.concatenate(parts) if parts else np.empty(0)
-        broken = "the map holds NaN: score the model again" if np.isnan(values).any() else ""
-        reason = broken if values.size else "no validation subjects: give a training dataset a `split.validation`"
+    for region in ("frame", "brain"):
+        known, number, reason = thresholds_at(partial(healthy_pixels, folders, region), RATES)
         rows += [
-            {
-                "region": region,
-                "rate": rate,
-                "threshold": threshold_at(values, rate),
-                "n": values.size,
-                "reason": reason,
-            }
-            for rate in RATES
+            {"region": region, "rate": rate, "threshold": threshold, "n": number, "reason": reason}
+            for rate, threshold in zip(RATES, known, strict=True)
         ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     Path(table).parent.mkdir(parents=True, exist_ok=True)
@@ -58,18 +47,50 @@ def thresholds(scores: Sequence[Path], samples: Sequence[Path], table: Path) -> 
     print(frame.to_string(index=False))
 
 
-def threshold_at(healthy: np.ndarray, rate: float) -> float:
-    """The smallest of the scores above which no more than a share ``rate`` of them lies.
+def healthy_pixels(folders: Sequence[tuple[Path, SampleSet]], region: str) -> Iterator[np.ndarray]:
+    """Scores of the normal pixels of a region of each validation image."""
+    for score, samples in folders:
+        scored = pd.read_csv(score / "table.tsv", sep="\t", usecols=["sample", "split"])
+        maps = np.load(score / "map.npy", mmap_mode="r")
+        for place in np.flatnonzero(scored["split"] == "validation"):
+            row = scored["sample"].iloc[place]
+            normal = ~samples.lesion[row]
+            yield maps[place][normal & samples.brain[row] if region == "brain" else normal]
 
-    NaN if there are no scores, or if one of them is.
+
+def thresholds_at(pixels: Callable[[], Iterator[np.ndarray]], rates: Sequence[float]) -> tuple[list[float], int, str]:
+    """Of each rate the smallest of the scores above which no more than that share of them lies.
+
+    Scores are float32, whose 32 bits order them: a first pass over the images counts the upper bits, a second the lower
+    ones of those scores that share the upper bits of a threshold. Memory is that of one image, however many there are.
 
     Args:
-        healthy: (n,) scores of healthy pixels.
-        rate: 0 to 1.
+        pixels: begins a pass over the images, of each of which it gives the scores.
+        rates: 0 to 1, of which 1 is not one.
+
+    Returns:
+        The thresholds, NaN if there are no scores or some are not finite; the number of scores; why they are NaN.
     """
-    if healthy.size == 0 or np.isnan(healthy).any():
-        return np.nan
-    return float(np.quantile(healthy, 1 - rate, method="inverted_cdf"))
+    counts, number = np.zeros(1 << KEY_BITS, np.int64), 0
+    for scores in pixels():
+        number += scores.size
+        counts += np.bincount(keys_of(scores[np.isfinite(scores)])[0], minlength=counts.size)
+    below = np.cumsum(counts)
+    if number == 0 or below[-1] < number:
+        return [np.nan] * len(rates), number, NOT_FINITE if number else NO_PIXELS
+    # The rank of the score in rising order, from 1; rounding must not lift a whole number.
+    ranks = [max(math.ceil((1 - rate) * number - 1e-6), 1) for rate in rates]
+    keys = np.searchsorted(below, ranks)
+    rests = np.zeros((len(keys), 1 << REST_BITS), np.int64)
+    for scores in pixels():
+        known, rest = keys_of(scores)
+        for line, key in zip(rests, keys, strict=True):
+            line += np.bincount(rest[known == key], minlength=line.size)
+    inside = [
+        np.searchsorted(below[key] - counts[key] + np.cumsum(line), rank)
+        for key, line, rank in zip(keys, rests, ranks, strict=True)
+    ]
+    return [float(value) for value in scores_of(keys, np.array(inside))], number, ""
 
 
 def read_thresholds(table: Path) -> dict[tuple[str, float], float]:

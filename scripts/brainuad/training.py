@@ -9,6 +9,7 @@ import json
 import math
 import platform
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from brainuad.progress import Progress, peak_memory, read_checkpoint, write_chec
 from brainuad.ranks import Ranks
 from brainuad.sample_set import Images, SampleSet, split_batches
 from brainuad.schedule import learning_rate
+from brainuad.shares import held
 
 __all__ = ["train"]
 
@@ -138,6 +140,7 @@ class Run:
         for part in detector.modules():  # convolutions over two axes run faster with the channels last in memory
             if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
                 part.to(memory_format=self.layout)
+        self.ranks.share_norms(detector)
         self.trainable = sum(p.numel() for p in detector.parameters() if p.requires_grad)
         self.optimizers = []
         if self.trainable:
@@ -149,7 +152,6 @@ class Run:
         self.rows: list[dict] = []
         # Of the epoch that is going on: batches that are done, the sums of their loss terms, seconds before this start.
         self.position, self.totals, self.epoch_seconds = 0, {}, 0.0
-        self.weight = 1.0  # share of this process in the current batch
         self.saved = 0  # epochs behind the last checkpoint
         self.seconds_before, self.cpu_before, self.peak_before = 0.0, 0.0, 0.0
         self.starts, self.fingerprint = 1, ""
@@ -205,28 +207,25 @@ class Run:
             group["lr"] = group["initial_lr"] * factor
         augmentation = self.seed_batch(epoch, index)
         share = self.ranks.share(len(numbers))
-        images = self.fabric.to_device(torch.from_numpy(self.training[np.sort(numbers)[share]]))
-        x = self.augment(images, augmentation, len(numbers), share.start)
-        x = x.contiguous(memory_format=self.layout)
-        self.weight = len(x) / len(numbers)
-        with self.fabric.autocast():
-            terms = self.detector.step(x, self.optimizers, self.backward)
-        self.ranks.average_statistics(self.detector)
-        add(self.totals, terms, len(x))
+        images = self.fabric.to_device(torch.from_numpy(self.training[np.sort(numbers)[share.own]]))
+        x = self.augment(images, augmentation, share.whole, share.start).contiguous(memory_format=self.layout)
+        with self.fabric.autocast(), held(share):
+            terms = self.detector.step(x, self.optimizers, partial(self.backward, share.weight))
+        share.add(self.totals, terms)
 
     def batches(self, order: np.ndarray) -> list[np.ndarray]:
-        """Numbers of the images of each batch; none has fewer images than there are processes."""
-        return split_batches(order, self.batch_size, max(2, self.ranks.count))
+        """Numbers of the images of each batch."""
+        return split_batches(order, self.batch_size)
 
     def order(self, epoch: int) -> np.ndarray:
         """The order of the images in an epoch."""
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.training))
 
     def seed_batch(self, epoch: int, index: int) -> torch.Generator:
-        """Seed what the model draws, in each process otherwise; give the augmentation's generator, alike in all."""
-        shared = [self.seed, epoch, index + 1]
-        seed_everything(int(np.random.SeedSequence([*shared, self.ranks.rank + 1]).generate_state(1)[0]), verbose=False)
-        return torch.Generator().manual_seed(int(np.random.SeedSequence(shared).generate_state(1)[0]))
+        """Seed what the model draws, alike in all processes; give the augmentation's generator."""
+        batch = [self.seed, epoch, index + 1]
+        seed_everything(int(np.random.SeedSequence([*batch, 1]).generate_state(1)[0]), verbose=False)
+        return torch.Generator().manual_seed(int(np.random.SeedSequence(batch).generate_state(1)[0]))
 
     def answer(self) -> None:
         """Between two steps: save or stop if that was asked of any process.
@@ -249,28 +248,32 @@ class Run:
         entry = self.settings
         return learning_rate(epoch, entry["epochs"], entry["lr"], entry.get("min_lr"), entry.get("warmup_epochs") or 0)
 
-    def backward(self, loss: Tensor, **options) -> None:
-        """Gradients of a loss, scaled where half precision needs it; autocast is for forward passes only.
+    def backward(self, weight: float, loss: Tensor, **options) -> None:
+        """Gradients of the loss of a whole batch, scaled where half precision needs it.
 
-        With several processes they are the mean over all, so gradients must be zero or None before.
+        Autocast is for forward passes only. With several processes gradients are summed over all, so they must be
+        zero or None before.
+
+        Args:
+            weight: of this process's share in that loss.
+            loss: of this process's share.
+            **options: of ``Tensor.backward``.
         """
         with torch.autocast(self.fabric.device.type, enabled=False):
-            self.fabric.backward(loss, **options)
-        self.ranks.average_gradients(options.get("inputs") or self.detector.parameters(), self.weight)
+            self.fabric.backward(weight * loss, **options)
+        self.ranks.sum_gradients(options.get("inputs") or self.detector.parameters())
 
     @torch.no_grad()
     def evaluate(self, images: Images) -> dict[str, float]:
         """Mean of each loss term over images, in eval mode, unchanged and in order."""
-        seed_everything(self.seed + self.ranks.rank, verbose=False)
+        seed_everything(self.seed, verbose=False)
         self.detector.eval()
         totals: dict[str, Tensor] = {}
         for numbers in split_batches(np.arange(len(images)), self.batch_size):
-            own = numbers[self.ranks.share(len(numbers))]
-            if len(own) == 0:
-                continue
-            x = self.fabric.to_device(torch.from_numpy(images[own])).contiguous(memory_format=self.layout)
-            with self.fabric.autocast():
-                add(totals, self.detector.loss(x), len(x))
+            share = self.ranks.share(len(numbers))
+            x = self.fabric.to_device(torch.from_numpy(images[numbers[share.own]]))
+            with self.fabric.autocast(), held(share):
+                share.add(totals, self.detector.loss(x.contiguous(memory_format=self.layout)))
         return {name: float(total) / len(images) for name, total in self.ranks.total(totals).items()}
 
     def fit(self) -> None:
@@ -390,9 +393,3 @@ class Run:
             "processes": self.ranks.count,
             "starts": self.starts,
         }
-
-
-def add(totals: dict[str, Tensor], terms: dict[str, Tensor], count: int) -> None:
-    """Add the terms of a batch to running sums, on the device: reading them here would make a GPU wait."""
-    for name, value in terms.items():
-        totals[name] = totals.get(name, 0) + value.detach().double() * count

@@ -71,6 +71,8 @@ AccountingStorageHost=127.0.0.1
 AccountingStoragePort={ports[2]}
 AccountingStoragePass={folder}/munge.socket
 AccountingStorageTRES=gres/gpu
+# As on most clusters with accounts: accounts and their limits count.
+AccountingStorageEnforce=associations,limits,qos
 # A job that takes more memory than it asked for is killed, as it would be by cgroups.
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherParams=OverMemoryKill,UsePss
@@ -79,10 +81,16 @@ NodeName={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=64 RealMemory=256000 Gre
 # Two more slurmd of the same machine, for the tests in which a node fails.
 NodeName=frail1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[4]} CPUs=8 RealMemory=64000 Gres=gpu:k80:1
 NodeName=frail2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[5]} CPUs=8 RealMemory=64000 Gres=gpu:k80:1
+# And two that one job may have together, each under a name that processes on them know, as those of a cluster's nodes.
+NodeName=pair1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[6]} CPUs=8 RealMemory=64000 Gres=gpu:p100:1
+NodeName=pair2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[7]} CPUs=8 RealMemory=64000 Gres=gpu:p100:1
 PartitionName=cpu Nodes={host} Default=YES DefaultTime=10 PriorityTier=1 PreemptMode=OFF State=UP
 PartitionName=gpu Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=OFF State=UP
 PartitionName=frail1 Nodes=frail1 DefaultTime=10 State=UP
 PartitionName=frail2 Nodes=frail2 DefaultTime=10 State=UP
+PartitionName=pair Nodes=pair[1-2] DefaultTime=10 State=UP
+# Takes jobs that it will never start.
+PartitionName=short Nodes={host} MaxTime=5 State=UP
 PartitionName=spare Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=8 State=UP
 PartitionName=urgent Nodes={host} DefaultTime=10 PriorityTier=10 PreemptMode=OFF State=UP
 """
@@ -94,6 +102,8 @@ NodeName={host} Name=gpu Type=a100 File={folder}/gpu2
 NodeName={host} Name=gpu Type=t4 File={folder}/gpu[3-18]
 NodeName=frail1 Name=gpu Type=k80 File={folder}/gpu19
 NodeName=frail2 Name=gpu Type=k80 File={folder}/gpu20
+NodeName=pair1 Name=gpu Type=p100 File={folder}/gpu21
+NodeName=pair2 Name=gpu Type=p100 File={folder}/gpu22
 """
 
 SLURMDBD_CONF = """\
@@ -130,7 +140,7 @@ class Cluster:
         self.folder, self.daemons = folder, {}
         self.host = socket.gethostname().split(".")[0]
         with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(6)]
+            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(8)]
             self.ports = [listener.getsockname()[1] for listener in sockets]
 
     def start(self) -> None:
@@ -139,15 +149,30 @@ class Cluster:
         self.daemon("munged", *self.munge_arguments(), ready=lambda: (self.folder / "munge.socket").exists())
         self.start_database()
         self.daemon("slurmdbd", "-D", ready=succeeds("sacctmgr", "-n", "show", "cluster"))
-        known = (("cluster", "test"), ("account", "project"), ("qos", "long"), ("user", "root", "account=project"))
+        known = [("cluster", "test"), ("account", "project"), ("qos", "long")]
+        known += [("qos", "narrow", "MaxSubmitJobsPerUser=1"), ("user", "root", "account=project")]
         for entity in known:
             subprocess.run(["sacctmgr", "-i", "add", *entity], stdout=subprocess.DEVNULL, check=True)
-        allow = ["sacctmgr", "-i", "modify", "user", "root", "set", "qos=normal,long", "defaultqos=normal"]
+        allow = ["sacctmgr", "-i", "modify", "user", "root", "set", "qos=normal,long,narrow", "defaultqos=normal"]
         subprocess.run(allow, stdout=subprocess.DEVNULL, check=True)
         self.daemon("slurmctld", "-D", ready=succeeds("scontrol", "ping"))
         for node in (self.host, "frail1", "frail2"):
             (self.folder / "spool" / node).mkdir()
             self.daemon("slurmd", "-D", "-N", node, name=f"slurmd of {node}", ready=partial(self.is_up, node))
+        self.start_pair()
+
+    def start_pair(self) -> None:
+        """Bring up the nodes of one job, where they alone see a list of hosts with their names in it."""
+        hosts = self.folder / "hosts"
+        hosts.write_text(Path("/etc/hosts").read_text() + "127.0.0.1 pair1 pair2\n")
+        private = ["unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh"]
+        if subprocess.run([*private, "true"], check=False).returncode:
+            os.environ["BRAINUAD_NO_PAIR"] = "nodes with names of their own need the right to mount"
+            return
+        for node in ("pair1", "pair2"):
+            (self.folder / "spool" / node).mkdir()
+            command = [*private, "slurmd", "-D", "-N", node]
+            self.daemon(*command, name=f"slurmd of {node}", ready=partial(self.is_up, node))
 
     def configure(self) -> None:
         """Write the configuration, the key of munge and the feigned GPUs."""
@@ -162,7 +187,7 @@ class Cluster:
         (self.folder / "munge.key").write_bytes(os.urandom(128))
         (self.folder / "munge.key").chmod(0o400)
         try:
-            for number in range(21):  # a GPU's file must be a character device, or CUDA_VISIBLE_DEVICES stays empty
+            for number in range(23):  # a GPU's file must be a character device, or CUDA_VISIBLE_DEVICES stays empty
                 os.mknod(self.folder / f"gpu{number}", 0o20666, os.makedev(1, 3))
         except OSError as error:
             raise NoSlurm(f"device files for feigned GPUs cannot be made here ({error})") from None

@@ -21,8 +21,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from conftest import ROOT
-from miniature import miniature, write
+from miniature import copy_repository, miniature, patient, write
 
 REASON = os.environ.get("BRAINUAD_NO_SLURM", "needs a Slurm of its own: run make test-slurm")
 pytestmark = pytest.mark.skipif("BRAINUAD_TEST_SLURM" not in os.environ, reason=REASON)
@@ -60,12 +59,9 @@ rule waiting:
 @pytest.fixture
 def repository(tmp_path):
     """A copy of the repository with two more rules and one more model, for a cluster that answers soon."""
-    copy = tmp_path / "repository"
-    for name in ("rules", "scripts", "envs", "config", "resources", "profiles"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy2(ROOT / "slurm", copy, follow_symlinks=False)
-    shutil.copy2(Path(__file__).with_name("patient.py"), copy / "scripts/brainuad/models")
-    (copy / "Snakefile").write_text((ROOT / "Snakefile").read_text() + RULES.format(python=sys.executable))
+    copy = copy_repository(tmp_path / "repository")
+    with (copy / "Snakefile").open("a") as file:
+        file.write(RULES.format(python=sys.executable))
     change_profile(copy, {}, **SOON)
     return copy
 
@@ -83,11 +79,7 @@ def change_profile(repository, train, defaults=(), **options):
 @pytest.fixture
 def study(tmp_path):
     """The folder of a study of one model, Patient, in which nothing has been run."""
-    config = yaml.safe_load((ROOT / "demo/config/config.yaml").read_text())
-    config["datasets"] = {"phantom_a": config["datasets"]["phantom_a"]}
-    config["models"] = {"patient": {"class": "patient.Patient", "epochs": 8, "batch_size": 2}}
-    config["comparison"] = {}  # which names a floor of the demonstration
-    write(tmp_path / "study", config)
+    patient(tmp_path / "study")
     return tmp_path / "study"
 
 
@@ -121,7 +113,7 @@ def assert_same(study, repository, tmp_path_factory):
                 shutil.copytree(study / "results/samples", folder / "results/samples")
                 config = yaml.safe_load((study / "config/config.yaml").read_text())
                 config["models"]["patient"]["params"] |= {"seconds": 0.0, "megabytes": 0}
-                config["training"]["gpus"] = 1
+                config["training"] |= {"gpus": 1, "nodes": 1}
                 write(folder, config)
                 command = [SNAKEMAKE, "--directory", folder, "--cores", "1", "--allowed-rules", "train", "--", WEIGHTS]
                 done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository)
@@ -177,10 +169,34 @@ def running(study):
     return recorded(study)["record"]["job_id"]
 
 
-def recorded(study, file="job.json", seed=1):
+def recorded(study, file="job.json", model="patient", seed=1):
     """What is on record of a training: its job, or, in ``starts.json``, its starts without a checkpoint."""
-    path = study / f"results/train/patient/{seed}/submitit" / file
+    path = study / f"results/train/{model}/{seed}/submitit" / file
     return yaml.safe_load(path.read_text()) if path.exists() else None
+
+
+def starts(study):
+    """How often the training was begun, by what it carried on from start to start: one that begins anew has one."""
+    return cost_of(study)["starts"]
+
+
+def cost_of(study):
+    """What the training took."""
+    return yaml.safe_load((study / WEIGHTS).with_name("cost.json").read_text())
+
+
+def log_of(study):
+    """What the training has printed in all its starts."""
+    paths = (study / WEIGHTS).with_name("submitit").glob("*_0_log.out")
+    return "".join(path.read_text() for path in sorted(paths, key=lambda path: path.stat().st_mtime))
+
+
+def times(*names):
+    """When the jobs of these names began and when they ended, of each its last start."""
+    states(",".join(names))  # until the accounting knows all ends
+    columns = ["--noheader", "--allocations", "--parsable2", "--format=Start,End"]
+    lines = told("sacct", *columns, f"--name={','.join(names)}").splitlines()
+    return sorted(tuple(map(pd.Timestamp, line.split("|"))) for line in lines)
 
 
 def name_of(study):
@@ -230,8 +246,8 @@ def test_a_training_outlives_its_walltime_twice(train_patiently, assert_same, re
     study = train_patiently(epochs=22, gpu_model="t4", runtime=1)
     finish(begin_training(study, repository), study)
     assert_same(epochs=22)
-    cost = yaml.safe_load((study / WEIGHTS).with_name("cost.json").read_text())
-    assert cost["starts"] >= 3
+    assert starts(study) >= 3
+    assert log_of(study).count("saved on request") >= 2
 
 
 def test_a_preempted_training_goes_on_when_its_gpu_is_free_again(train_patiently, assert_same, repository):
@@ -243,6 +259,8 @@ def test_a_preempted_training_goes_on_when_its_gpu_is_free_again(train_patiently
     finish(run, study)
     assert_same()
     assert states(name) == ["PREEMPTED", "COMPLETED"]
+    assert starts(study) == 2
+    assert "saved on request" in log_of(study)
 
 
 def test_a_training_that_is_killed_is_submitted_again(train_patiently, assert_same, repository):
@@ -254,6 +272,8 @@ def test_a_training_that_is_killed_is_submitted_again(train_patiently, assert_sa
     assert f"{job} was lost" in finish(run, study)
     assert_same()
     assert states(name) == ["FAILED", "COMPLETED"]
+    assert starts(study) == 2
+    assert "training goes on after epoch" in log_of(study)
 
 
 def processes_of(job):
@@ -319,8 +339,13 @@ def test_a_study_on_slurm_gives_the_comparison_of_one_run_here(tmp_path, reposit
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository)
     assert done.returncode == 0, done.stderr
     finish(on_slurm, study)
-    for name in ("table2.csv", "table2.md", "train/vqvae/1/model.safetensors", "score/vqvae/1/phantom_a/map.npy"):
-        assert (study / "results" / name).read_bytes() == (here / "results" / name).read_bytes(), name
+    same = ["table2.*", "strict.*", "numbers.tsv", "significance.tsv", "ranks.tsv", "thresholds/*/*.tsv"]
+    same += ["response/*/*/*.tsv", "metrics/*/*/*.tsv", "train/*/*/model.safetensors", "score/*/*/*/*.npy"]
+    for pattern in same:
+        paths = [path.relative_to(here) for path in (here / "results").glob(pattern)]
+        assert paths, pattern
+        for path in paths:
+            assert (study / path).read_bytes() == (here / path).read_bytes(), path
     for name in ("comparison.tsv", "quality/phantom_a.tsv", "quality/phantom_b.tsv"):
         tables = [pd.read_csv(folder / "results" / name, sep="\t") for folder in (study, here)]
         numbers = [table[[column for column in table if not is_a_cost(column)]] for table in tables]
@@ -328,6 +353,15 @@ def test_a_study_on_slurm_gives_the_comparison_of_one_run_here(tmp_path, reposit
     recorded = {path.name.removesuffix(".tsv") for path in (study / "results/benchmarks").iterdir()}
     costs = pd.read_csv(study / "results/costs.tsv", sep="\t")
     assert set(costs["rule"]) == recorded - {"costs", "report"}
+    # Each rule was a job of Slurm: of the executor, alone or in the group of its model, or a training's own.
+    printed = (study / "printed.txt").read_text()
+    submitted = re.findall(r"submitted with SLURM jobid \d+ \(log: \S+/results/logs/slurm/(rule|group)_(\w+)/", printed)
+    groups = {"score": "score", "measure": "metrics_response_thresholds"}
+    together = {f"{group}_{model}_1_{rules}" for group, rules in groups.items() for model in ("vqvae", "voxel_z")}
+    assert {name for kind, name in submitted if kind == "group"} == together
+    alone = {name for kind, name in submitted if kind == "rule"}
+    assert alone == recorded - {"train", *"_".join(groups.values()).split("_")}
+    assert len(re.findall(r"Slurm job \d+ has trained", printed)) == 2
 
 
 def test_a_job_without_enough_memory_gets_more_on_the_second_try(study, repository):
@@ -361,6 +395,7 @@ def test_a_training_outlives_the_failures_of_its_node(train_patiently, assert_sa
     finish(run, study)
     assert_same()
     assert states(name_of(study)) == ["NODE_FAIL", "NODE_FAIL", "COMPLETED"]
+    assert starts(study) == 3
 
 
 def test_a_training_whose_node_fails_at_every_start_is_given_up(train_patiently, repository):
@@ -420,8 +455,7 @@ def test_two_processes_of_a_job_train_together(train_patiently, assert_same, rep
     study = train_patiently(epochs=2, training={"gpus": 2}, gpu_model="t4")
     finish(begin_training(study, repository), study)
     assert_same(epochs=2, tolerance=1e-6)
-    cost = yaml.safe_load((study / WEIGHTS).with_name("cost.json").read_text())
-    assert cost["processes"] == 2
+    assert cost_of(study)["processes"] == 2
     logs = (study / WEIGHTS).with_name("submitit").glob("*_log.out")
     assert [path.name.split("_")[1] for path in sorted(logs)] == ["0", "1"]
 
@@ -442,9 +476,35 @@ def test_at_most_as_many_gpus_are_used_as_the_user_allows(train_patiently, repos
     study = train_patiently(epochs=2, seconds=2.0, training={"seeds": [1, 2]}, gpu_model="t4")
     targets = [WEIGHTS, WEIGHTS.replace("/1/", "/2/")]
     finish(begin_training(study, repository, *targets, options=("--resources", "gpu=1")), study)
-    names = ",".join(recorded(study, seed=seed)["name"] for seed in (1, 2))
-    states(names)  # until the accounting knows both ends
-    columns = ["--noheader", "--allocations", "--parsable2", "--format=Start,End"]
-    lines = sorted(told("sacct", *columns, f"--name={names}").splitlines())
-    (_, first_ended), (second_began, _) = (map(pd.Timestamp, line.split("|")) for line in lines)
+    (_, first_ended), (second_began, _) = times(*(recorded(study, seed=seed)["name"] for seed in (1, 2)))
     assert second_began > first_ended - pd.Timedelta(seconds=5)
+
+
+def test_models_and_seeds_train_at_the_same_time(train_patiently, repository):
+    study = train_patiently(epochs=2, seconds=4.0, training={"seeds": [1, 2]}, gpu_model="t4")
+    config = yaml.safe_load((study / "config/config.yaml").read_text())
+    config["models"]["other"] = config["models"]["patient"]
+    write(study, config)
+    runs = [(model, seed) for model in config["models"] for seed in (1, 2)]
+    targets = [WEIGHTS.replace("patient/1", f"{model}/{seed}") for model, seed in runs]
+    finish(begin_training(study, repository, *targets), study)
+    at_work = times(*(recorded(study, model=model, seed=seed)["name"] for model, seed in runs))
+    assert len(at_work) == 4
+    assert max(began for began, _ in at_work) < min(ended for _, ended in at_work)
+
+
+def test_a_training_waits_for_room_where_slurm_takes_no_more_jobs(train_patiently, repository):
+    study = train_patiently(epochs=2, seconds=0.0, gpu_model="t4", qos="narrow")
+    fill = told("sbatch", "--parsable", "--qos=narrow", "--output=/dev/null", "--wrap", "sleep 600").strip()
+    run = begin_training(study, repository)
+    wait_for(lambda: "Slurm takes no more jobs of yours for now" in (study / "printed.txt").read_text())
+    told("scancel", fill)
+    assert "has trained" in finish(run, study)
+
+
+def test_the_user_is_told_of_a_job_that_slurm_will_never_start(train_patiently, repository):
+    study = train_patiently(gpu_model="t4", slurm_partition="short", runtime=30)
+    run = begin_training(study, repository)
+    wait_for(lambda: "PartitionTimeLimit (as it is Slurm will not start it" in (study / "printed.txt").read_text())
+    told("scancel", recorded(study)["record"]["job_id"])
+    assert "was cancelled" in finish(run, study, succeeds=False)

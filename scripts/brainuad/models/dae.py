@@ -21,6 +21,7 @@ from torch.optim import Adam, Optimizer
 
 from brainuad.models.detector import Detector
 from brainuad.models.noise import coarse
+from brainuad.shares import whole_batch
 
 __all__ = ["DenoisingAE"]
 
@@ -125,7 +126,8 @@ class DenoisingAE(Detector):
 
     def noise(self, x: Tensor) -> Tensor:
         """Coarse noise (b, 1, *size), 0 outside the foreground; all images of a batch are rolled alike."""
-        numbers = self.noise_deviation * coarse(len(x), self.nodes, self.size, device=x.device)
+        whole, own = whole_batch(len(x))
+        numbers = self.noise_deviation * coarse(whole, self.nodes, self.size, device=x.device)[own]
         shifts = [int(torch.randint(side, ())) for side in self.size]
         return numbers.roll(shifts, tuple(range(2, x.ndim))) * foreground(x)
 

@@ -18,6 +18,9 @@ class Detector(nn.Module):
     state ``tiny``, ``loss`` and ``reconstruct``; the rest are defaults to override. It does no I/O, asks for
     no device (new tensors are made where ``x`` is) and prints nothing.
 
+    Several processes may share a batch, each with some of its images, and must learn what one would: the terms of a
+    loss are means over images, and what ``loss`` or ``step`` draws for them, or sums, goes through ``brainuad.shares``.
+
     Attributes:
         tiny: constructor arguments of the smallest instance that works on images of 32 x 32 and of 16 x 16 x
             16: tests and the miniature study meet every model in it.

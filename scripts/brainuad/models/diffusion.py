@@ -24,6 +24,7 @@ from torch import Tensor
 
 from brainuad.models.detector import Detector
 from brainuad.models.noise import pyramid
+from brainuad.shares import whole_batch
 
 __all__ = ["Diffusion"]
 
@@ -102,11 +103,12 @@ class Diffusion(Detector):
         The levels of a batch are spread evenly from a random start (Kingma et al., Variational Diffusion Models,
         NeurIPS 2021): each is uniform as in the paper, and the loss of few images depends less on luck.
         """
-        spread = (torch.rand(()) + torch.arange(len(x)) / len(x)) % 1  # (b,) in [0, 1)
+        whole, own = whole_batch(len(x))
+        spread = (torch.rand(()) + torch.arange(whole)[own] / whole) % 1  # (b,) in [0, 1)
         level = (1 + (spread * self.levels).long().clamp(max=self.levels - 1)).to(x.device)
-        noise = self.draw(len(x), device=x.device)
+        noise = self.draw(whole, device=x.device)[own]
         predicted = self.network(self.diffuse(2 * x - 1, noise, level), timesteps=level - 1)
-        return {"loss": (predicted.float() - noise).square().mean()}
+        return {"loss": (predicted.to(noise) - noise).square().mean()}
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """x after its way to ``level`` and back, in [0, 1]; x itself at level 0.

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam, Optimizer
 
 from brainuad.models.detector import Detector
+from brainuad.shares import normal_like
 
 __all__ = ["RAE"]
 
@@ -43,7 +44,7 @@ class Code(NamedTuple):
 
     def sample(self) -> Tensor:
         """A random z of each image, (b, latent)."""
-        return self.mean + torch.randn_like(self.mean) * torch.exp(0.5 * self.logvar)
+        return self.mean + normal_like(self.mean) * torch.exp(0.5 * self.logvar)
 
     def kl(self) -> Tensor:
         """Divergence from the standard normal distribution, nats per image, (b,)."""
@@ -278,7 +279,7 @@ class RAE(Detector):
         """
         real = self.encoder(x)
         z = real.sample()
-        reconstruction, fake = self.decoder(z), self.decoder(torch.randn_like(z))
+        reconstruction, fake = self.decoder(z), self.decoder(normal_like(z))
 
         terms = self.encoder_loss(x, real, reconstruction, fake)
         optimizers[0].zero_grad(set_to_none=True)

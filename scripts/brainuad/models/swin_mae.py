@@ -15,13 +15,13 @@ from typing import ClassVar
 
 import torch
 from monai.networks.blocks import MLPBlock
-from monai.networks.layers import DropPath
 from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
 from brainuad.models.detector import Detector
+from brainuad.shares import whole_batch
 
 __all__ = ["SwinMAE"]
 
@@ -81,6 +81,8 @@ class SwinMAE(Detector):
         check_choice("channels", channels, (1, 3))
         check_choice("loss", loss, ("l1", "squared"))
         check_choice("optimizer", optimizer, ("adamw", "adam"))
+        if not 0 <= stochastic_depth < 1:
+            raise ValueError(f"A Swin MAE's stochastic_depth is 0 or more and below 1, not {stochastic_depth}.")
         if permutations < 1:
             raise ValueError(f"A Swin MAE needs 1 permutation or more, not {permutations}: correct its params.")
         self.channels, self.unit, self.groups = channels, unit, groups
@@ -113,7 +115,8 @@ class SwinMAE(Detector):
     def loss(self, x: Tensor) -> dict[str, Tensor]:
         """Error of the hidden pixels; each image has its own random units hidden, in eval mode too."""
         x = resize(x, self.working_size)
-        hidden = self.hide(self.deal(torch.rand(len(x), math.prod(self.units), device=x.device)))
+        whole, own = whole_batch(len(x))
+        hidden = self.hide(self.deal(torch.rand(whole, math.prod(self.units), device=x.device)[own]))
         return {"loss": self.hidden_error(self.predict(self.embed(x), hidden), x, hidden)}
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -180,7 +183,7 @@ class Block(nn.Module):
         self.attention = WindowAttention(channels, heads, (window,) * len(grid), qkv_bias=True)
         self.perceptron_norm = nn.LayerNorm(channels, EPSILON)
         self.perceptron = MLPBlock(channels, 4 * channels)
-        self.drop = DropPath(rate)
+        self.drop = StochasticDepth(rate)
         self.register_buffer("mask", attention_mask(grid, window, shift) if shift else None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -197,6 +200,22 @@ class Block(nn.Module):
         x = self.attention(windows.flatten(0, len(self.axes)), self.mask)
         x = join(x.view_as(windows), self.window)
         return x.roll(shifts, self.axes) if self.shift else x
+
+
+class StochasticDepth(nn.Module):
+    """In training, nothing of a branch for some images at random, and more of it for the others."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the branch adds to each image (b, ...); its mean over the draws is x."""
+        if self.rate == 0 or not self.training:
+            return x
+        whole, own = whole_batch(len(x))
+        kept = x.new_empty(whole, *[1] * (x.ndim - 1)).bernoulli_(1 - self.rate)[own]
+        return x * (kept / (1 - self.rate))
 
 
 class Merge(nn.Module):

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from brainuad.models.detector import Detector
+from brainuad.shares import total
 
 __all__ = ["VQVAE"]
 
@@ -91,6 +92,7 @@ class VQVAE(Detector):
             commitment_cost=commitment,
             decay=decay,
         )
+        self.network.quantizer.quantizer.distributed_synchronization = sum_over_batch
         self.perceptual_term, self.adversarial_term = perceptual_term, adversarial_term
         self.needs_perceptual = perceptual_term > 0
         self.discriminator_rate = discriminator_rate
@@ -176,6 +178,15 @@ class VQVAE(Detector):
     def adopt(self, weights: dict[str, Tensor]) -> None:
         """Take over a state dict of MONAI's or monai-generative's ``VQVAE``: their names are the same."""
         self.network.load_state_dict(weights)
+
+
+def sum_over_batch(*sums: Tensor) -> None:
+    """Put sums over the whole batch in place of sums over a share, for the averages that move the codebook.
+
+    MONAI's own method adds up all processes, also where each of them holds the same images.
+    """
+    for value in sums:
+        value.copy_(total(value))
 
 
 def patch_discriminator(size: Sequence[int], channels: int, levels: int) -> nn.Module:

@@ -1,0 +1,57 @@
+"""The job of a run folder on record: which one trains the model there, and what became of those before it."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+__all__ = ["Record", "forget", "read_record", "write_record"]
+
+
+@dataclasses.dataclass
+class Record:
+    """The job of a run folder, as ``job.json`` keeps it.
+
+    Attributes:
+        job_id: of the cluster.
+        fingerprint: of the training that it was submitted for.
+        memory_mb: that it may use.
+        losses: jobs before it that ended by no fault of their own, and without a new checkpoint.
+        raises: jobs before it that ran out of memory.
+        checkpoint: time of the checkpoint when it was submitted, ns; 0 without one.
+        collected: whether it is done and its outputs were put in their places.
+    """
+
+    job_id: str
+    fingerprint: str
+    memory_mb: int
+    losses: int = 0
+    raises: int = 0
+    checkpoint: int = 0
+    collected: bool = False
+
+
+def read_record(folder: Path) -> tuple[str, Record] | None:
+    """The kind of job that is on record in a folder, and the job."""
+    path = folder / "job.json"
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    return content["cluster"], Record(**content["record"])
+
+
+def write_record(folder: Path, cluster: str, name: str, record: Record) -> None:
+    """Replace the record at once; ``name`` is the job's."""
+    content = {"cluster": cluster, "name": name, "record": dataclasses.asdict(record)}
+    temporary = folder / "job.json.new"
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, folder / "job.json")
+
+
+def forget(folder: Path) -> None:
+    """Remove what a finished training keeps in its folder ``submitit``, as Snakemake has taken note of its outputs."""
+    known = read_record(folder)
+    if known is not None and known[1].collected:
+        (folder / "job.json").unlink()
+        shutil.rmtree(folder / "outputs", ignore_errors=True)
