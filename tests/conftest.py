@@ -6,6 +6,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import importlib
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,10 @@ import pytest
 from brainuad.sample_set import SampleWriter
 
 ROOT = Path(__file__).parents[1]
+
+# A shell that starts the tests in the background has them, and all that they start and interrupt, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
