@@ -509,6 +509,77 @@ def test_a_result_that_came_while_nobody_looked_is_taken(tmp_path, cluster, star
     assert cluster.calls("sbatch") == 1
 
 
+def fail(tmp_path, number):
+    """Let a job end by an exception of its own."""
+    failure = pickle.dumps(("error", "Traceback: of the job"))
+    (tmp_path / f"train/vqvae/1/submitit/{number}_0_result.pkl").write_bytes(failure)
+
+
+def test_a_failure_while_nobody_looked_is_shown_once_and_not_submitted_again(tmp_path, cluster, start, left):
+    fail(tmp_path, "1")
+    cluster.set_state("1", "FAILED")
+    with pytest.raises(LaunchError, match=r"Slurm job 1 .* failed; log: .*/1_0_log\.out\nTraceback: of the job"):
+        start()
+    assert cluster.calls("sbatch") == 1
+    cluster.plan("done")
+    assert start() == "made by 2"  # the user ran Snakemake again
+
+
+def test_what_was_cancelled_while_nobody_looked_is_submitted_only_by_a_further_run(tmp_path, cluster, start, left):
+    cluster.set_state("1", "CANCELLED")
+    with pytest.raises(LaunchError, match="was cancelled: run Snakemake again to submit it anew"):
+        start()
+    assert cluster.calls("sbatch") == 1
+    cluster.plan("done")
+    assert start() == "made by 2"
+
+
+def test_a_failure_of_other_settings_is_no_news(tmp_path, cluster, start, left):
+    fail(tmp_path, "1")
+    cluster.set_state("1", "FAILED")
+    cluster.plan("done")
+    assert start(lr=2e-3) == "made by 2"
+
+
+def test_the_failure_of_a_local_training_is_shown_by_the_next_run(tmp_path, cohort):
+    run = tmp_path / "train/vqvae/1"
+    made = launching.Launch(run / "submitit", arguments(run, cohort), local(), jobs.Local(run / "submitit", local()))
+    made.folder.mkdir()
+    made.write(launching.Record("1", made.fingerprint, 0))
+    assert made.find() is None  # it was killed with its launcher
+    fail(tmp_path, "1")
+    with pytest.raises(LaunchError, match=r"Local job 1 .* failed; log: .*\nTraceback: of the job"):
+        launch(arguments(run, cohort), local())
+    launch(arguments(run, cohort), local())
+
+
+def test_losses_are_counted_over_the_restarts_of_snakemake(tmp_path, cluster, start, left):
+    for number in range(1, 4):
+        cluster.set_state(str(number), "NODE_FAIL")
+        cluster.plan("RUNNING")
+        looked_at = f"--jobs={number + 1} --format=%T"
+        interrupt_when(lambda words=looked_at: words in (cluster.root / "calls").read_text())
+        with pytest.raises(LaunchError, match=f"Slurm job {number + 1} goes on"):
+            start()
+    cluster.set_state("4", "NODE_FAIL")
+    with pytest.raises(LaunchError, match="ended as NODE_FAIL without a result, as did 3 before it"):
+        start()
+    assert cluster.calls("sbatch") == 4
+    cluster.plan("done")
+    assert start() == "made by 5"
+
+
+@pytest.mark.parametrize(("mem_mb", "asked"), [(16000, 32000), (20000, 20000)])
+def test_memory_that_lacked_while_nobody_looked_is_raised_unless_it_was_corrected(
+    cluster, start, left, monkeypatch, mem_mb, asked
+):
+    cluster.set_state("1", "OUT_OF_MEMORY")
+    cluster.plan("done")
+    monkeypatch.setitem(RESOURCES, "mem_mb", mem_mb)
+    assert start() == "made by 2"
+    assert f"#SBATCH --mem={asked}M\n" in (cluster.root / "script").read_text()
+
+
 def remove_outputs(tmp_path):
     """What Snakemake does with the outputs of a job that it has no note of, and before a job that is forced."""
     for name in OUTPUTS.values():

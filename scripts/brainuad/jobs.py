@@ -124,6 +124,7 @@ class Slurm:
     """Jobs of Slurm. They outlive the launcher and are found again."""
 
     title = "Slurm job"
+    outlives = True  # the launcher: how it ended may be seen by a later one only
     patience = 1  # times the usual, until an end is believed
 
     def __init__(self, folder: Path, resources: dict):
@@ -183,6 +184,7 @@ class Local:
     """Processes of this machine that are stopped at a time limit and started again. They end with the launcher."""
 
     title = "Local job"
+    outlives = False
     patience = 0
 
     def __init__(self, folder: Path, resources: dict):
@@ -230,7 +232,7 @@ class Local:
 
     def cancel(self, job_id: str) -> None:
         """Stop all processes."""
-        if self.process.poll() is None:
+        if self.process and self.process.poll() is None:  # that of an earlier launcher has ended with it
             self.process.send_signal(signal.SIGINT)
             self.process.wait()
 

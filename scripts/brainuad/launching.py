@@ -133,7 +133,7 @@ class Launch:
         self.collect(record)
 
     def find(self) -> Record | None:
-        """The job that is at work on this training, or has finished it while nobody looked.
+        """The job that is at work on this training, or has ended, well or not, while nobody looked.
 
         Raises:
             LaunchError: Slurm does not answer, or a job for other settings is at work in this folder.
@@ -144,8 +144,9 @@ class Launch:
         try:
             queued = self.cluster.find(self.name)
             if record is not None and (record.collected or not self.cluster.is_active(record.job_id)):
-                if queued is None and record.fingerprint == self.fingerprint and self.is_done(record):
-                    announce(f"{self.cluster.title} {record.job_id} has finished {self.folder.parent} meanwhile.")
+                if queued is None and self.is_news(record):
+                    how = "finished" if self.is_done(record) else "ended without finishing"
+                    announce(f"{self.cluster.title} {record.job_id} has {how} {self.folder.parent} meanwhile.")
                     return record
                 self.raises = self.raises_needed(record)
                 record = None
@@ -171,6 +172,13 @@ class Launch:
         """How often an earlier launcher raised the memory of this training, if the user asks for as much as then."""
         same = record.fingerprint == self.fingerprint and record.memory_mb == self.memory_mb * 2**record.raises
         return record.raises if same and not record.collected else 0
+
+    def is_news(self, record: Record) -> bool:
+        """Whether a job that has ended is not just to be begun anew: it is done, or nobody was told how it ended."""
+        if record.fingerprint != self.fingerprint or self.is_done(record):
+            return record.fingerprint == self.fingerprint
+        unseen = not (record.collected or record.told)
+        return unseen and (self.cluster.outlives or bool(self.result(record.job_id)))
 
     def is_done(self, record: Record) -> bool:
         """Whether a job has finished the training and its outputs are all here."""
@@ -239,19 +247,21 @@ class Launch:
             LaunchError: it would end the same way, or was ended on purpose.
         """
         if ended == "CANCELLED":
-            raise LaunchError(self.complaint(record, "was cancelled: run Snakemake again to go on from its checkpoint"))
+            raise self.failure(record, "was cancelled: run Snakemake again to submit it anew, from its checkpoint")
         self.cluster.cancel(record.job_id)  # lest Slurm have second thoughts when the lost node is back
+        if ended == "OUT_OF_MEMORY" and record.memory_mb != self.memory_mb * 2**record.raises:
+            announce(f"{self.cluster.title} {record.job_id} had too little memory, which has been changed since.")
+            self.starts.unlink(missing_ok=True)
+            return self.submit(record.losses)
         if ended == "OUT_OF_MEMORY":
             if record.raises == LARGEST_RAISES:
-                raise LaunchError(
-                    self.complaint(record, f"had too little memory with {record.memory_mb} MB: raise mem_mb")
-                )
+                raise self.failure(record, f"had too little memory with {record.memory_mb} MB: raise mem_mb")
             announce(f"{self.cluster.title} {record.job_id} needs more than {record.memory_mb} MB: it gets twice that.")
             self.starts.unlink(missing_ok=True)  # those with too little memory say nothing about the next
             return self.submit(record.losses, record.raises + 1)
         if ended in ("TIMEOUT", "DEADLINE"):
             if self.saved() == record.checkpoint:
-                raise LaunchError(self.complaint(record, "reached its time limit without a checkpoint: raise runtime"))
+                raise self.failure(record, "reached its time limit without a checkpoint: raise runtime")
             announce(
                 f"{self.cluster.title} {record.job_id} reached its time limit: the next goes on from its checkpoint."
             )
@@ -259,7 +269,7 @@ class Launch:
         further = self.saved() != record.checkpoint  # the loss of a job that got further is none in a row
         if record.losses == LARGEST_LOSSES and not further:
             often = f"ended as {ended or 'unknown to the cluster'} without a result, as did {record.losses} before it"
-            raise LaunchError(self.complaint(record, often))
+            raise self.failure(record, often)
         announce(f"{self.cluster.title} {record.job_id} was lost ({ended or 'unknown'}): another takes its place.")
         return self.submit(0 if further else record.losses + 1, record.raises)
 
@@ -296,7 +306,7 @@ class Launch:
             self.cluster.cancel(record.job_id)  # other processes of the job may wait for the one that failed
             # A traceback says where; that of a training which was not begun would say nothing more than its message.
             message = failure.rpartition(f"{FruitlessStartsError.__name__}: ")[2]
-            raise LaunchError(self.complaint(record, "failed", message))
+            raise self.failure(record, "failed", message)
         return None
 
     def look(self, job_id: str) -> str:
@@ -339,13 +349,16 @@ class Launch:
             path.unlink(missing_ok=True)
         announce(f"{self.cluster.title} {record.job_id} has trained {self.folder.parent}.")
 
-    def complaint(self, record: Record, what: str, details: str = "") -> str:
-        """A sentence about a job, with its traceback or the end of its log, and the path of that."""
+    def failure(self, record: Record, what: str, details: str = "") -> LaunchError:
+        """A sentence about a job, with its traceback or the end of its log, and the path of that; it is said once."""
+        self.write(dataclasses.replace(record, told=True))
         log = self.log(record.job_id)
         if not details:
             lines = log.read_text(errors="replace").splitlines()[-LINES:] if log.exists() else []
             details = "\n".join(["Last lines of its log:", *lines] if lines else ["It wrote no log."])
-        return f"{self.cluster.title} {record.job_id} of {self.folder.parent} {what}; log: {log}\n{details}"
+        return LaunchError(
+            f"{self.cluster.title} {record.job_id} of {self.folder.parent} {what}; log: {log}\n{details}"
+        )
 
     def log(self, job_id: str) -> Path:
         """Where the first process of a job prints to."""

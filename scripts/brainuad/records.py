@@ -21,6 +21,7 @@ class Record:
         raises: jobs before it that ran out of memory.
         checkpoint: time of the checkpoint when it was submitted, ns; 0 without one.
         collected: whether it is done and its outputs were put in their places.
+        told: whether the user was told that it failed or was cancelled; the next run begins anew.
     """
 
     job_id: str
@@ -30,6 +31,7 @@ class Record:
     raises: int = 0
     checkpoint: int = 0
     collected: bool = False
+    told: bool = False
 
 
 def read_record(folder: Path) -> tuple[str, Record] | None:
