@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from brainuad import scoring
+from brainuad import gpus, scoring
+from brainuad.devices import accelerate
 from brainuad.models import create, save
 from brainuad.models.detector import Detector
 from brainuad.perceptual import PerceptualDistance
@@ -141,3 +142,44 @@ def test_device_is_chosen_by_name():
 def test_a_missing_gpu_is_named():
     with pytest.raises(ValueError, match="no GPU that torch can use"):
         scoring.device_of("cuda")
+
+
+@pytest.fixture
+def unusable(monkeypatch, tmp_path):
+    """A job of Slurm with GPU 3, which torch cannot use."""
+    for name in ("CUDA_VISIBLE_DEVICES", *gpus.GIVEN, gpus.FEIGNED):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "absent")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    return monkeypatch
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+@pytest.mark.parametrize("choose", [scoring.device_of, lambda name: accelerate({"device": name})])
+def test_the_cpu_takes_the_place_of_no_gpu_that_was_given(unusable, choose, device):
+    unusable.setattr(torch.version, "cuda", "12.8")
+    with pytest.raises(ValueError, match=r"GPU 3 was given to this job, but .* too old for CUDA 12\.8.*nvidia-smi"):
+        choose(device)
+    unusable.setattr(torch.version, "cuda", None)
+    with pytest.raises(ValueError, match="is built without CUDA: install a build with it"):
+        choose(device)
+
+
+def test_on_any_machine_with_a_driver_a_gpu_that_was_given_is_insisted_on(unusable, tmp_path, capsys):
+    unusable.delenv("SLURM_JOB_ID")
+    assert gpus.automatic_device() == "cpu"  # as the launcher local names GPUs where there are none
+    assert "computes on the CPU" in capsys.readouterr().out
+    gpus.DRIVER.mkdir()
+    with pytest.raises(ValueError, match="GPU 3 was given"):
+        gpus.automatic_device()
+
+
+def test_the_cpu_is_used_where_it_is_asked_for_or_no_gpu_was_given(unusable):
+    assert gpus.automatic_device("cpu") == "cpu"
+    unusable.setenv(gpus.FEIGNED, "1")
+    assert gpus.automatic_device() == "cpu"
+    unusable.delenv(gpus.FEIGNED)
+    unusable.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert gpus.automatic_device() == "cpu"

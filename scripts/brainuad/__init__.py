@@ -32,6 +32,7 @@ augmentation        random affine maps of a batch, on its device
 progress            how far a training is; its checkpoint
 fingerprint         what decides the outcome of a training, as one digest
 interruption        signals that ask a training to save or to stop
+gpus                whether torch can use the GPU that a job was given
 devices             the GPU a job got: code for it, precision
 ranks               several processes that train one model together
 training            fits any ``Detector``: schedule, checkpoints, resume, cost

@@ -12,6 +12,8 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
+from brainuad.gpus import automatic_device
+
 __all__ = ["accelerate", "automatic_precision", "check_kernels", "has_kernels"]
 
 Capability = tuple[int, int]  # (major, minor): (7, 0) is a V100, (8, 0) an A100, (9, 0) an H100
@@ -32,16 +34,9 @@ def accelerate(settings: dict, gpus: int = 1, nodes: int = 1) -> Fabric:
         nodes: machines.
 
     Raises:
-        ValueError: a GPU or a precision is asked for that is not there, or torch has no code for the GPU.
+        ValueError: a GPU or a precision is asked for that is not there, or torch cannot use the GPU that was given.
     """
-    device, precision = settings.get("device", "auto"), settings.get("precision", "auto")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        if device == "cpu" and given not in ("", "-1"):
-            print(
-                f"GPU {given} was given to this job but torch {torch.__version__} can use none: it trains on the CPU."
-            )
+    device, precision = automatic_device(settings.get("device", "auto")), settings.get("precision", "auto")
     if device == "cuda":
         precision = prepare_gpu(precision, int(os.environ["LOCAL_RANK"]) if gpus * nodes > 1 else 0)
     elif precision == "16-mixed":
@@ -66,8 +61,6 @@ def accelerate(settings: dict, gpus: int = 1, nodes: int = 1) -> Fabric:
 
 def prepare_gpu(precision: str, index: int) -> str:
     """Check the GPU of that index; return the precision with ``auto`` decided."""
-    if not torch.cuda.is_available():
-        raise ValueError("training.device is cuda but this machine has no GPU that torch can use: set it to auto.")
     count = torch.cuda.device_count()
     if index >= count:
         raise ValueError(f"This process needs GPU number {index} of its node, which has {count}: lower training.gpus.")

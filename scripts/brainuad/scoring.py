@@ -20,6 +20,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from brainuad.gpus import automatic_device
 from brainuad.models import load
 from brainuad.perceptual import PerceptualDistance
 from brainuad.sample_set import SampleSet
@@ -94,9 +95,9 @@ def device_of(name: str) -> torch.device:
     """The device of that name; ``auto`` is the GPU where there is one.
 
     Raises:
-        ValueError: there is no GPU, or the installed torch has no code for it.
+        ValueError: there is no GPU, or the installed torch cannot use the one that was given.
     """
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    device = torch.device(automatic_device(name))
     if device.type == "cuda":
         from brainuad.devices import prepare_gpu  # brings Fabric, whose second a job on a CPU spares
 

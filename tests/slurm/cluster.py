@@ -192,6 +192,7 @@ class Cluster:
         except OSError as error:
             raise NoSlurm(f"device files for feigned GPUs cannot be made here ({error})") from None
         os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
+        os.environ["BRAINUAD_FEIGNED_GPUS"] = "1"  # jobs inherit it; without it one that was given a GPU would insist
         os.environ["BRAINUAD_TEST_SLURM"] = "ours"  # SLURM_CONF alone might be a real cluster's
         os.environ["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
