@@ -54,8 +54,15 @@ NEVER = re.compile(
 MEMORY = ("oom-kill event", "oom_kill event", ": Out Of Memory", "exceeded memory limit")
 # Options of sbatch that a training lives by, and those that a resource of the rule or the profile gives.
 OURS = {"array", "comment", "dependency", "error", "job-name", "no-requeue", "open-mode", "output", "requeue", "signal"}
+OURS |= {"clusters", "wrap"}  # of another cluster's jobs squeue here says nothing
 RESOURCES = {"account", "constraint", "cpus-per-task", "gpus", "gpus-per-node", "gres", "mem", "nodes", "ntasks"}
-RESOURCES |= {"ntasks-per-node", "partition", "qos", "time"}
+RESOURCES |= {"mem-per-cpu", "mem-per-gpu", "ntasks-per-node", "partition", "qos", "time"}
+# Resources that the executor knows and a training does not take, and what says it instead.
+UNUSED = {
+    "clusters": "a training is submitted to the cluster that Snakemake runs on",
+    "cpus_per_gpu": "`cpus_per_task` says how many processors each process, and so each GPU, has",
+    "mem_mb_per_cpu": "`mem_mb` says how much memory a training has on each node",
+}
 PATIENCE = 120  # seconds for one answer of a busy controller
 
 
@@ -210,7 +217,7 @@ def check_resources(rule: str, resources: dict) -> None:
         resources: texts and numbers by name.
 
     Raises:
-        ValueError: a type of GPU that the executor does not take, or what is said, or set, in another place.
+        ValueError: a type of GPU that the executor does not take, what is said in another place, or not of trainings.
     """
     model = str(resources.get("gpu_model", "")).strip("'\"")
     if re.fullmatch(r"\S*[^A-Za-z0-9_.\s]\S*", model):
@@ -223,6 +230,8 @@ def check_resources(rule: str, resources: dict) -> None:
             "The profile says `gpu` of rule train, but how many GPUs a training takes is said by `training.gpus`, "
             "`training.nodes` and `training.device` of the configuration: remove it."
         )
+    for name in sorted(UNUSED.keys() & set(resources)) if rule == "train" else ():
+        raise ValueError(f"The profile says `{name}` of rule train, which takes no such resource: {UNUSED[name]}.")
     if rule == "train":
         options(str(resources.get("slurm_extra") or ""))
 
