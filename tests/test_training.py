@@ -502,3 +502,12 @@ def test_progress_in_a_log(capsys):
         "epoch 10/100 [#.........] loss 0.0312 validation 0.0334 41 images/s"
     ]
     assert [clock(seconds) for seconds in (5, 151, 3725)] == ["0:05", "2:31", "1:02:05"]
+
+
+@pytest.mark.parametrize(("done", "left"), [(8.75, "0:08 left"), (8, "0:02 left"), (9, "resumed")])
+def test_the_time_left_counts_the_part_of_an_epoch_that_a_resumed_run_makes(capsys, monkeypatch, done, left):
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    progress = Progress(10, done)
+    monkeypatch.setattr("time.monotonic", lambda: 102.0)
+    progress.update(9, 0.03, None, 41.0)
+    assert capsys.readouterr().out.strip().endswith(left)

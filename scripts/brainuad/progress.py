@@ -19,11 +19,11 @@ UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, OSError,
 class Progress:
     """Tells epoch, loss, speed and time left: by a bar in a terminal, by a line now and then in a log."""
 
-    def __init__(self, epochs: int, done: int = 0):
-        """Begin at epoch ``done`` of ``epochs``; a resumed run starts above 0."""
+    def __init__(self, epochs: int, done: float = 0):
+        """Begin after ``done`` of ``epochs``; resumed, it starts above 0, maybe amid an epoch."""
         self.epochs, self.first = epochs, done
         self.began = self.printed = time.monotonic()
-        self.bar = tqdm(total=epochs, initial=done, unit="epoch") if sys.stderr.isatty() else None
+        self.bar = tqdm(total=epochs, initial=int(done), unit="epoch") if sys.stderr.isatty() else None
 
     def update(self, epoch: int, loss: float, validation: float | None, images_per_second: float) -> None:
         """Report that ``epoch`` (1, 2, ...) is over.
@@ -41,11 +41,12 @@ class Progress:
         if not tenth and now - self.printed < SECONDS_BETWEEN_LINES:
             return
         self.printed = now
-        left = (now - self.began) / (epoch - self.first) * (self.epochs - epoch)
+        done = epoch - self.first  # nothing where only the validation of this epoch was left
+        left = f"{clock((now - self.began) / done * (self.epochs - epoch))} left" if done > 0 else "resumed"
         blocks = epoch * 10 // self.epochs
         print(
             f"epoch {epoch}/{self.epochs} [{'#' * blocks}{'.' * (10 - blocks)}] {terms} "
-            f"{images_per_second:.3g} images/s {clock(left)} left",
+            f"{images_per_second:.3g} images/s {left}",
             flush=True,
         )
 

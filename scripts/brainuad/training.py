@@ -163,7 +163,7 @@ class Run:
     def learn(self, checkpoint: Path) -> None:
         """All epochs that are left."""
         schedule, epochs = self.settings["training"], self.settings["epochs"]
-        progress = Progress(epochs, len(self.rows)) if self.ranks.writes else None
+        progress = Progress(epochs, len(self.rows) + self.position / self.updates) if self.ranks.writes else None
         self.path = checkpoint
         for epoch in range(len(self.rows), epochs):
             self.epoch_began = time.monotonic()
