@@ -172,7 +172,9 @@ def test_the_container_is_made_of_the_lock_file():
 def test_the_submitting_side_has_what_the_workflow_imports():
     pins = yaml.safe_load((ROOT / "envs/workflow.yaml").read_text())["dependencies"][-1]["pip"]
     executor = {"snakemake", "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-slurm-jobstep", "submitit"}
-    assert executor <= {pin.split("==")[0] for pin in pins}
+    imported = third_party(*(path for name in imported_by_rules() for path in sources(name)))
+    assert {"pandas", "pyyaml", "jsonschema"} <= imported
+    assert executor | imported <= {pin.split("==")[0] for pin in pins}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.name)
@@ -180,7 +182,7 @@ def test_environments_pin_what_the_lock_file_pins(path):
     environment = yaml.safe_load(path.read_text())
     pins = dict(pin.split("==") for pin in environment["dependencies"][-1]["pip"])
     assert pins == {name: locked()[name] for name in pins}
-    needed = {name for rule, text in RULES.items() if f"../envs/{path.name}" in text for name in third_party(rule)}
+    needed = {name for rule, text in RULES.items() if f"../envs/{path.name}" in text for name in door_needs(rule)}
     assert needed <= set(pins), f"{path.name} lacks {needed - set(pins)}"
 
 
@@ -193,9 +195,26 @@ PACKAGES = {
 }
 
 
-def third_party(rule):
-    """Distributions that a rule's door imports, through the library's modules."""
-    seen, queue, found = set(), [ROOT / f"scripts/{rule}.py"], set()
+def door_needs(rule):
+    """Distributions that a rule's door imports."""
+    return third_party(ROOT / f"scripts/{rule}.py")
+
+
+def imported_by_rules():
+    """Modules of the library that the rule files, and so the Snakefile, import."""
+    text = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    return re.findall(r"^\s*from (brainuad[\w.]*) import", text, re.M)
+
+
+def sources(name):
+    """Files of a module of the library."""
+    place = LIBRARY.joinpath(*name.split(".")[1:])
+    return [place / "__init__.py", *place.glob("*.py")] if place.is_dir() else [place.with_suffix(".py")]
+
+
+def third_party(*files):
+    """Distributions that files import, through the library's modules."""
+    seen, queue, found = set(), list(files), set()
     while queue:
         path = queue.pop()
         if path in seen:
@@ -204,8 +223,7 @@ def third_party(rule):
         for name in imports(path):
             parts = name.split(".")
             if parts[0] == "brainuad":
-                place = LIBRARY.joinpath(*parts[1:])
-                queue += [place / "__init__.py", *place.glob("*.py")] if place.is_dir() else [place.with_suffix(".py")]
+                queue += sources(name)
             elif parts[0] not in sys.stdlib_module_names:
                 found.add(PACKAGES.get(parts[0], parts[0]))
     return found
