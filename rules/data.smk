@@ -20,7 +20,7 @@ rule phantom:
     threads: 1
     resources:
         mem_mb=scaled(2000),
-        runtime=scaled(60),
+        runtime=scaled(by_scan(60, MINUTES)),
     params:
         scans=phantom_rows,
         site=lookup("datasets/{dataset}/phantom/site", within=config),

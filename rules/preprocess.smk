@@ -25,7 +25,7 @@ rule preprocess:
     threads: 1
     resources:
         mem_mb=scaled(4000),
-        runtime=scaled(60),
+        runtime=scaled(by_scan(60, MINUTES)),
     params:
         scans=scan_rows,
         settings=preprocessing_settings,
@@ -54,7 +54,7 @@ rule quality:
     threads: 1
     resources:
         mem_mb=scaled(2000),
-        runtime=scaled(15),
+        runtime=scaled(by_scan(15, MINUTES_TO_READ)),
     params:
         settings=lookup("quality", within=config),
         simulated=lookup("simulated", within=config),

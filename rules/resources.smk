@@ -1,15 +1,38 @@
 """What a job may take of a machine, and where what it took is written down."""
 
+import math
 import re
+
+# Walltime of jobs that go through scans one after another, for each of them; memory is that of one scan at a time. Both are
+# guesses with room for slow nodes and disks; where they are too short the next attempt gets twice as long.
+MINUTES = 2  # to make or preprocess a scan
+MINUTES_TO_READ = 0.05  # one that is preprocessed
 
 
 def scaled(need):
-    """Memory or time that grows with each attempt: what a job was killed for want of, the next try gets."""
+    """Memory or time that grows with each attempt: what a job was killed for want of, the next try gets.
+
+    `need` is a number, or tells it by the wildcards.
+    """
 
     def resource(wildcards, attempt):
-        return need * attempt
+        return (need(wildcards) if callable(need) else need) * attempt
 
     return resource
+
+
+def by_scan(least, each):
+    """What a job needs that works through scans one after another: so much for each, and no less than `least`.
+
+    The scans are those of its chunk or, without one, of its dataset.
+    """
+
+    def need(wildcards):
+        tables = jobs.get(wildcards.dataset, {})
+        chosen = [tables[wildcards.chunk]] if hasattr(wildcards, "chunk") else tables.values()
+        return max(least, math.ceil(each * sum(map(len, chosen))))
+
+    return need
 
 
 def cost_settings(wildcards):

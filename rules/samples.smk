@@ -24,7 +24,7 @@ rule samples:
     threads: 1
     resources:
         mem_mb=scaled(2000),
-        runtime=scaled(60),
+        runtime=scaled(by_scan(60, MINUTES_TO_READ)),
     params:
         entry=lookup("datasets/{dataset}", within=config),
         settings=lookup("samples", within=config),
