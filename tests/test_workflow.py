@@ -270,6 +270,16 @@ def resources_by_job(planned):
 
 
 @pytest.mark.workflow
+def test_the_page_about_clusters_shows_the_jobs_that_are_planned(tmp_path):
+    miniature(tmp_path)
+    planned = snakemake(tmp_path, "--profile", "slurm", "-n", "--quiet", "rules")
+    page = (ROOT / "docs/cluster.md").read_text()
+    assert planned.split("Job stats:")[1].split("\n\n")[0].strip() in page
+    total = re.search(r"^total\s+(\d+)$", planned, re.M)[1]
+    assert f"\n{total} of {total} steps (100%) done\n" in page
+
+
+@pytest.mark.workflow
 def test_only_jobs_that_need_a_gpu_ask_for_one(tmp_path):
     config = miniature(tmp_path)
     asked = resources_by_job(snakemake(tmp_path, "--profile", "slurm", "-n", "--resources", "gpu=1"))
@@ -286,6 +296,23 @@ def test_only_jobs_that_need_a_gpu_ask_for_one(tmp_path):
     for resources in asked.values():
         assert resources.items() >= {"gpu": "0", "slurm_partition": "cpu"}.items()
         assert "gpu_model" not in resources
+
+
+@pytest.mark.workflow
+def test_a_job_of_more_scans_asks_for_more_time(tmp_path):
+    config = miniature(tmp_path)
+
+    def asked():
+        planned = snakemake(tmp_path, "-n", "--until", "samples")
+        found = re.findall(r"^(?:local)?rule (\w+):.*?runtime=(\d+)", planned, re.M | re.S)
+        return {rule: max(int(minutes) for name, minutes in found if name == rule) for rule, _ in found}
+
+    short = {"phantom": 60, "preprocess": 60, "quality": 15, "samples": 60}
+    assert asked().items() >= short.items()
+    config["preprocessing"]["scans_per_job"] = 1000
+    config["datasets"]["phantom_a"]["phantom"]["subjects"] = 2000
+    write(tmp_path, config)
+    assert asked().items() >= {"phantom": 2000, "preprocess": 2000, "quality": 100, "samples": 100}.items()
 
 
 @pytest.mark.workflow
