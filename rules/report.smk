@@ -25,6 +25,7 @@ rule report:
         manifests=manifests(),
         samples=collect("results/samples/{dataset}/table.tsv", dataset=ordinary),
         arrays=collect("results/samples/{dataset}/{array}.npy", dataset=ordinary, array=["images", "lesion"]),
+        digests=collect("results/samples/{dataset}/images.sha256", dataset=ordinary),
         descriptions=collect("results/train/{model}/{seed}/model.json", model=models, seed=seeds),
         score=collect(
             "results/score/{model}/{seed}/{dataset}/map.npy",

@@ -135,6 +135,7 @@ def significance(rng):
 
 def paper_difference(rng):
     row = {"model": "vqvae", "dataset": "oasis", "metric": "ssim", "published": 0.9, "ours": 0.8, "difference": -0.1}
+    row["reason"] = ""
     return pd.DataFrame([{**row, "low": 0.7, "high": 0.95, "note": TAG}, {**row, "model": "rae", "note": ""}])
 
 

@@ -196,7 +196,9 @@ def test_one_number_is_not_printed_as_two():
         for index, key in enumerate(keys)
     ]
     frame = pd.DataFrame(rows).assign(n=3, subjects=3, prevalence=0.1)
-    replicates = frame["value"].to_numpy()[:, None] + np.linspace(-0.05, 0.05, 200)
+    replicates = frame["value"].to_numpy()[:, None] + np.linspace(-0.05, 0.05, 200) * (
+        1 + frame.index.to_numpy()[:, None]
+    )
     labels = {name: {"label": None, "floor": name == "mean"} for name in ("rae", "mean")}
     settings = {"study": "s", "simulated": False, "datasets": ["ixi", "synthetic"], "models": labels, "floor": None}
     table = make_table(Results(frame, replicates), "paper", settings)

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from brainuad.counts import count
 from brainuad.lesions import SIZES, count_lesions, froc, label_lesions, levels, sensitivity_at, size_of
 
 
@@ -73,14 +72,42 @@ def test_sensitivity_in_closed_form():
     assert np.isnan(froc(found, np.zeros(1), alarms)).all()
 
 
-def test_levels_are_quantiles_of_normal_pixels():
-    lower = np.linspace(1, 0, 1000, dtype=np.float32)
-    negatives = np.full(1000, 100.0)
-    negatives[:3] = 0
-    thresholds = levels(negatives, lower)
+def test_levels_lie_just_below_the_scores_that_find_lesions():
+    lesion = np.zeros((30, 30), bool)
+    lesion[2:4, 2:7] = lesion[20:22, 20:25] = True  # ten pixels each: one finds it
+    scores = np.random.default_rng(0).random((30, 30)) * 0.5
+    scores[2, 2], scores[20, 20] = 0.9, 0.7
+    thresholds = levels(lambda: iter([image(scores, lesion)]))
+    assert thresholds.tolist() == [np.nextafter(np.float32(score), np.float32(0)) for score in (0.9, 0.7)]
+    counts = count_lesions(iter([image(scores, lesion)]), 1, thresholds, 1.0)
+    assert counts.found["all"].tolist() == [[1, 2]]
+    assert counts.alarms.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.92, 0.999])
+def test_a_map_that_knows_nothing_finds_next_to_nothing(zeros):
+    """Most of a clipped map is one score: what marks that marks everything, in one region and no false alarm."""
+    generator, images = np.random.default_rng(0), []
+    for subject in range(6):
+        lesion = np.zeros((60, 60), bool)
+        lesion[20:30, 20:30] = True
+        scores = generator.random((60, 60)) * (generator.random((60, 60)) >= zeros)
+        images.append(image(scores, lesion, subject))
+    thresholds = levels(lambda: iter(images))
+    found = count_lesions(iter(images), 6, thresholds, 1.0)
+    totals = found.found["all"].sum(axis=0), found.lesions["all"].sum(), found.alarms.sum(axis=0) / 6
+    assert froc(*totals) < 0.1
+    assert sensitivity_at(*totals, 1.0) < 0.1
+
+
+def test_many_lesions_have_two_hundred_levels():
+    lesion = np.zeros((70, 70), bool)
+    lesion[1::3, 1::3] = True
+    scores = np.random.default_rng(0).random((70, 70)) * 0.01
+    scores[lesion] += np.linspace(0.1, 0.9, lesion.sum())
+    thresholds = levels(lambda: iter([image(scores, lesion)]))
+    assert len(thresholds) == 200
     assert (np.diff(thresholds) < 0).all()
-    assert thresholds[-1] == pytest.approx(0.9, abs=0.01)
-    assert lower[3] < thresholds[0] < lower[2], "the lowest that no normal pixel exceeds"
 
 
 @pytest.mark.parametrize("noise", [0.3, 0.5, 0.7])
@@ -93,9 +120,7 @@ def test_a_perfect_map_finds_every_lesion_whatever_its_scale(noise, change):
         lesion[5:15, 20:30] = True
         scores = np.where(lesion, 1.0, noise * (generator.random((40, 40)) < 0.2))
         images.append((subject, change(scores).astype(np.float32), label_lesions(lesion), np.ones((40, 40), bool)))
-    counts = count(lambda: ((s, scores.ravel(), lesion.ravel()) for s, scores, lesion, _ in images), 4)
-    thresholds = levels(counts.negatives.sum(axis=0), counts.lower)
-    found = count_lesions(iter(images), 4, thresholds, 1.0)
+    found = count_lesions(iter(images), 4, levels(lambda: iter(images)), 1.0)
     totals = found.found["all"].sum(axis=0), found.lesions["all"].sum(), found.alarms.sum(axis=0) / 4
     assert froc(*totals) == 1
 

@@ -33,7 +33,8 @@ def study(tmp_path):
             inside[4:20, 4:16] = True
             inside = inside if brain is None else np.full(SIZE, brain)
             lesion = np.zeros(SIZE, bool)
-            lesion[2 : 8 + index, 8:12] = bool(lesions) and split == "test"
+            some = index > len(splits) - lesions if lesions in (2, 3) else bool(lesions)
+            lesion[2 : 8 + index, 8:12] = some and split == "test"
             lesion |= lesions == "everywhere" and split == "test"
             image = generator.random(SIZE, dtype=np.float32) * inside
             row = {"scan": f"sub-{index}", "subject": str(index), "split": split, "position": 0.0}
@@ -83,7 +84,8 @@ def test_rows_are_in_long_format(study):
     assert set(table.loc[table["metric"] == "ssim", "n"]) == {3}, "images of the test split"
     known = table.dropna(subset=["low"])
     assert (known["low"] <= known["high"]).all()
-    assert table["value"].isna().equals(table["reason"].notna()), "what is undefined says why"
+    assert table["low"].isna().equals(table["reason"].notna()), "what is undefined or has no interval says why"
+    assert table.loc[table["value"].notna(), "reason"].dropna().str.startswith("no interval: ").all()
     assert value(table, "auroc", "frame", column="n") == arrays["map"].size, "pixels of the test split"
 
 
@@ -293,6 +295,42 @@ def test_lesion_outside_the_brain_has_an_interval(study):
     assert low < high
 
 
+def test_a_map_that_is_constant_in_one_subject_has_no_mean_over_the_others(study):
+    """Left out, its worst cases would not count against it."""
+
+    def constant_in_one(array):
+        array = array.copy()
+        array[2] = 0.4
+        return array
+
+    table, _ = study(change={"map": constant_in_one}, maps=("map",))
+    own = table[(table["pooling"] == "subjects") & table["metric"].isin(["auroc", "average_precision", "dice_5"])]
+    assert len(own) == 6
+    assert own["value"].isna().all()
+    assert set(own["reason"]) == {"the map is constant in 1 of 3 subjects"}
+    assert np.isfinite(value(table, "auroc", "brain")), "pooled pixels are of all"
+
+
+def test_a_map_that_is_broken_outside_the_brain_ranks_no_image(study):
+    def broken(array):
+        array = array.copy()
+        array[2, 0, 0, 0] = np.nan
+        return array
+
+    table, _ = study(change={"map": broken}, maps=("map",))
+    for pooling in ("images", "subjects"):
+        assert "NaN or infinity" in value(table, f"{pooling[:-1]}_auroc", "brain", pooling=pooling, column="reason")
+
+
+def test_subjects_that_decide_are_those_with_a_lesion(study):
+    table, _ = study(lesions=2)
+    assert value(table, "auroc", "brain", column="subjects") == 2
+    assert value(table, "average_precision", "brain", pooling="subjects", column="subjects") == 2
+    assert value(table, "froc", "brain", pooling="lesions", column="subjects") == 2
+    assert value(table, "image_auroc", "brain", pooling="images", column="subjects") == 1
+    assert value(table, "ssim", "brain", "reconstruction", column="subjects") == 3
+
+
 def test_lesions_that_fill_the_region_leave_nothing_normal(study):
     table, _ = study(lesions="everywhere", brain=True)
     assert np.isnan(value(table, "auroc", "brain"))
@@ -324,7 +362,7 @@ def test_draws_belong_to_the_rows_of_the_table(study):
     assert replicates.shape == (len(table), SETTINGS["resamples"])
     for row, drawn in zip(table.itertuples(), replicates, strict=True):
         if not np.isnan(row.low):
-            assert (row.low, row.high) == pytest.approx(interval(row.value, drawn, 3), abs=1e-5)
+            assert (row.low, row.high) == pytest.approx(interval(row.value, drawn, row.subjects), abs=1e-5)
             assert drawn.min() - 1e-6 <= row.value <= drawn.max() + 1e-6
 
 

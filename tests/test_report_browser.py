@@ -170,7 +170,7 @@ def test_a_picture_is_enlarged_and_closed_again(opened):
 
 WIDER = """
 const wide = (element) => element.getBoundingClientRect().right > innerWidth + 1;
-const scrolls = (element) => element.closest("div.table, pre, dialog");
+const scrolls = (element) => element.closest("div.table, figure, pre, dialog");
 const found = [...document.querySelectorAll("body *")].filter((element) => wide(element) && !scrolls(element));
 return found.map((element) => element.outerHTML.slice(0, 90));
 """

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from brainuad.resampling import draws, interval
+from brainuad.resampling import draws, interval, no_interval
 
 
 def test_every_draw_has_as_many_subjects():
@@ -33,8 +33,11 @@ def test_the_interval_of_a_biased_number_is_shifted():
     assert high == pytest.approx(0.5 - 1 + 1.96, abs=0.05)
 
 
-def test_equal_draws_have_an_interval_of_no_width():
-    assert interval(0.3, np.full(200, 0.3), 7) == (0.3, 0.3)
+def test_equal_draws_have_no_interval():
+    """At the end of a scale all draws may be equal: an interval of no width would claim to be certain."""
+    assert np.isnan(interval(1.0, np.ones(200), 7)).all()
+    assert no_interval(np.ones(200), 7) == "no interval: the same in all draws of the subjects"
+    assert no_interval(np.r_[np.ones(199), 0.9], 7) == ""
 
 
 def test_an_interval_of_too_many_undefined_draws_is_none():
@@ -46,6 +49,8 @@ def test_an_interval_of_too_many_undefined_draws_is_none():
     assert np.isnan(interval(0.0, np.full(5, np.nan), 9)).all()
     assert np.isnan(interval(np.nan, np.arange(100.0), 9)).all()
     assert np.isnan(interval(50.0, np.arange(100.0), 1)).all(), "one subject says nothing of others"
+    assert no_interval(np.arange(100.0), 1) == "no interval: one subject alone decides it"
+    assert "undefined in more than one in ten draws" in no_interval(np.full(5, np.nan), 9)
 
 
 def test_a_number_lies_in_its_interval_even_beside_all_draws():

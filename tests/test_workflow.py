@@ -663,7 +663,7 @@ def test_a_model_is_a_file_and_an_entry(study, tmp_path):
         "train": 1,
         "score": datasets,
         "thresholds": 1,
-        "metrics": datasets,
+        "metrics": datasets - 1,  # a grid has its response alone
         "response": 1,
         "comparison": 1,
         "significance": 1,

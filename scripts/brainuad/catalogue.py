@@ -267,8 +267,9 @@ CATALOGUE = {
             title="FROC",
             formula="mean, over ¼, ½, 1, 2 and 4 false alarms per image, of the largest share of lesions that a "
             "threshold with no more of them finds; a lesion is found if a tenth of its pixels score above the "
-            "threshold, a false alarm is a connected region above it that touches no lesion; thresholds that at most a "
-            "tenth of the normal pixels exceed",
+            "threshold, a false alarm is a connected region above it that touches no lesion; thresholds just below "
+            "each score at which one more lesion is found (200 of them at the most), as far as at most a tenth of the "
+            "normal pixels exceed them",
             range="0 to 1",
             direction=HIGHER,
             regions="brain",

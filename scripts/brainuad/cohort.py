@@ -30,6 +30,7 @@ class Number:
         value: NaN where it is undefined, for the ``reason`` given.
         n: how many of what is pooled count.
         prevalence: share of abnormal pixels in the region.
+        deciding: subjects that decide it: those with a value, or with a lesion.
         replicates: its values over the draws, (resamples,).
         subjects: its values by subject, (subjects,), NaN where a subject has none.
     """
@@ -42,6 +43,7 @@ class Number:
     n: int
     prevalence: float = np.nan
     reason: str = ""
+    deciding: int = 0
     replicates: np.ndarray | None = field(default=None, repr=False)
     subjects: np.ndarray | None = field(default=None, repr=False)
 
@@ -149,6 +151,7 @@ def mean_number(
         value=values[known].mean() if known.any() else np.nan,
         n=int(known.sum()),
         reason="" if known.any() else reason,
+        deciding=int((count > 0).sum()),
         replicates=replicates,
         subjects=each,
         **keys,

@@ -5,7 +5,7 @@ which at least a tenth of its pixels score. A false alarm is a connected region 
 touches no lesion.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,8 @@ __all__ = ["FOUND_SHARE", "SIZES", "LesionCounts", "count_lesions", "froc", "lab
 FOUND_SHARE = 0.1
 SIZES = {"small": (0, 10), "medium": (10, 20), "large": (20, np.inf)}  # equivalent diameter in mm
 FALSE_ALARMS = (0.25, 0.5, 1.0, 2.0, 4.0)  # per image, at which the FROC curve is read
-LEVELS = 40  # thresholds at which false alarms are counted
+LEVELS = 200  # thresholds at which false alarms are counted, at the most
+MARKED = 0.1  # largest share of normal pixels above a threshold
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,19 @@ def count_lesions(
     for subject, scores, numbered, region in images:
         number[subject] += 1
         for lesion in range(1, numbered.max() + 1):
-            values = np.sort(scores[numbered == lesion])
-            needed = values[-int(np.ceil(FOUND_SHARE * values.size))]  # a tenth of the pixels score this or more
+            values = scores[numbered == lesion]
             for size in ("all", size_of(values.size, scores.ndim, spacing)):
                 lesions[size][subject] += 1
-                found[size][subject] += needed > thresholds
+                found[size][subject] += found_below(values) > thresholds
         for place, threshold in enumerate(thresholds):
             marked = label_lesions((scores > threshold) & region)
             alarms[subject, place] += marked.max() - np.unique(marked[(numbered > 0) & (marked > 0)]).size
     return LesionCounts(found, lesions, alarms, number)
+
+
+def found_below(values: np.ndarray) -> float:
+    """The score of a lesion's pixels below which a threshold finds it: a tenth of them score it or more."""
+    return np.sort(values)[-int(np.ceil(FOUND_SHARE * values.size))]
 
 
 def size_of(pixels: int, dimensions: int, spacing: float) -> str:
@@ -94,7 +99,7 @@ def sensitivity_at(found: np.ndarray, lesions: np.ndarray, alarms: np.ndarray, a
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         share = found / lesions[..., None]
-    return np.where(lesions > 0, np.where(alarms <= allowed, share, 0).max(axis=-1), np.nan)
+    return np.where(lesions > 0, np.where(alarms <= allowed, share, 0).max(axis=-1, initial=0), np.nan)
 
 
 def froc(found: np.ndarray, lesions: np.ndarray, alarms: np.ndarray) -> np.ndarray:
@@ -102,15 +107,26 @@ def froc(found: np.ndarray, lesions: np.ndarray, alarms: np.ndarray) -> np.ndarr
     return np.mean([sensitivity_at(found, lesions, alarms, allowed) for allowed in FALSE_ALARMS], axis=0)
 
 
-def levels(negatives: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """Thresholds of the FROC curve: above them no normal pixel, then one in 100,000, and so on to one in 10.
+def levels(images: Callable[[], Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]]) -> np.ndarray:
+    """Thresholds of the FROC curve, falling: just below each score at which one more lesion is found.
+
+    Those that more than a tenth of the normal pixels exceed are left out: a map that marks everything finds everything,
+    in one region that is no false alarm. Of more than ``LEVELS`` that many are kept, evenly over their ranks.
 
     Args:
-        negatives: normal pixels of all subjects in bins of falling scores, (bins,).
-        lower: smallest score of each bin.
+        images: begins a pass over the images, see :func:`count_lesions`.
     """
-    rate = np.cumsum(negatives) / max(negatives.sum(), 1)
-    places = np.searchsorted(rate, np.geomspace(1e-5, 0.1, LEVELS)).clip(max=len(lower) - 1)
-    free = np.flatnonzero(rate == 0)[-1:]  # the lowest threshold that no normal pixel exceeds
-    # A bin is marked whole, with the smallest score it may hold.
-    return np.nextafter(lower[np.unique(np.concatenate([free, places]))], np.float32(-np.inf))
+    scores = [
+        found_below(scores[numbered == lesion])
+        for _, scores, numbered, _ in images()
+        for lesion in range(1, numbered.max() + 1)
+    ]
+    thresholds = np.nextafter(np.unique(np.float32(scores))[::-1], np.float32(-np.inf))
+    if len(thresholds) > LEVELS:
+        thresholds = thresholds[np.linspace(0, len(thresholds) - 1, LEVELS).round().astype(int)]
+    above, normal = np.zeros(len(thresholds)), 0
+    for _, scores, numbered, region in images():
+        values = np.sort(scores[region & (numbered == 0)])
+        above += values.size - np.searchsorted(values, thresholds, "right")
+        normal += values.size
+    return thresholds[above <= MARKED * normal]

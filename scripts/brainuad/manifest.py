@@ -80,13 +80,19 @@ def read_listing(dataset: str) -> pd.DataFrame:
 
 
 def phantom_scans(dataset: str, subjects: int) -> pd.DataFrame:
-    """List the scans of a simulated dataset. Labels carry the dataset's name: no two datasets share a subject."""
+    """List the scans of a simulated dataset. Labels carry the dataset's name: no two datasets share a subject.
+
+    Ages and sexes are drawn from the labels and change nothing of the anatomy: they stand where those of people would.
+    """
     prefix = re.sub(r"[^A-Za-z0-9]", "", dataset)
     width = max(3, len(str(subjects)))
     table = pd.DataFrame({"subject": [f"{prefix}{i + 1:0{width}d}" for i in range(subjects)]})
     table["scan"] = "sub-" + table["subject"]
     table["t1w"] = [f"results/phantom/{dataset}/{scan}/t1w.nii.gz" for scan in table["scan"]]
     table["site"] = dataset
+    drawn = [hashlib.sha256(scan.encode()).digest() for scan in table["scan"]]
+    table["age"] = [str(20 + digest[0] % 60) for digest in drawn]
+    table["sex"] = ["FM"[digest[1] % 2] for digest in drawn]
     return table.reindex(columns=list(COLUMNS), fill_value="")
 
 

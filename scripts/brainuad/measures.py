@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from brainuad import detection, lesions, similarity
-from brainuad.cohort import CONSTANT, NOT_FINITE, Cohort, Number, mean_number, number_of, unusable, with_all
+from brainuad.cohort import CONSTANT, Cohort, Number, mean_number, number_of, unusable, with_all
 from brainuad.counts import Counts, count, count_exactly, pooled
 from brainuad.sample_set import SampleSet
 from brainuad.thresholds import RATES
@@ -160,7 +160,8 @@ def pooled_numbers(counts: Counts, above: dict, weights: np.ndarray, region: str
     ranked, precision, gain, best, missed, overlap, abnormal = map(np.concatenate, zip(*parts, strict=True))
     at_one, at_five = (detection.dice(everyone @ true, everyone @ false, abnormal) for true, false in above.values())
     values = (ranked, precision, gain, best, at_one, at_five, best - at_five, missed)
-    keys = {"region": region, "map": name, "reason": NO_THRESHOLD}
+    deciding = np.count_nonzero(counts.positives.sum(axis=1))
+    keys = {"region": region, "map": name, "reason": NO_THRESHOLD, "deciding": deciding}
     rows = [
         number_of(value, metric=metric, pooling="pixels", **keys) for metric, value in zip(POOLED, values, strict=True)
     ]
@@ -178,10 +179,13 @@ def make_exact(rows: list[Number], cohort: Cohort, above: dict, region: str, nam
 def subject_numbers(
     cohort: Cohort, counts: Counts, above: dict, weights: np.ndarray, region: str, name: str
 ) -> list[Number]:
-    """The means over subjects that have a lesion in the region."""
+    """The means over subjects that have a lesion in the region; none if the map of one of them is constant."""
     owner, keys = np.arange(len(cohort.subjects)), {"region": region, "pooling": "subjects", "map": name}
+    constant = constant_subjects(cohort, region, name)
+    if constant:
+        return [Number(metric=metric, value=np.nan, n=0, reason=constant, **keys) for metric in BY_SUBJECT]
     exact = np.array([subject_areas(*parts) for parts in cohort.by_subject(region, name)])
-    reason = "no subject has both abnormal and normal pixels and a map that is not constant"
+    reason = "no subject has both abnormal and normal pixels"
     rows = [
         mean_number(values, owner, weights, reason, metric=metric, **keys)
         for metric, values in zip(("auroc", "average_precision"), exact.T, strict=True)
@@ -193,7 +197,8 @@ def subject_numbers(
     everyone = with_all(weights)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (everyone @ np.nan_to_num(overlap)) / (everyone @ (abnormal > 0))[:, None]
-    best = number_of(means.max(axis=1), metric="best_dice", n=int((abnormal > 0).sum()), **keys)
+    with_lesion = np.count_nonzero(abnormal)
+    best = number_of(means.max(axis=1), metric="best_dice", n=with_lesion, deciding=with_lesion, **keys)
     best.subjects = overlap[:, int(np.argmax(means[0]))]
     if counts.positives.sum() + counts.negatives.sum() <= EXACT_PIXELS:
         best.value, best.subjects = detection.best_mean_dice(cohort.by_subject(region, name))
@@ -213,9 +218,16 @@ def at_rate(metric: str, rate: float) -> str:
     return f"{metric}_{rate * 100:.0f}"
 
 
+def constant_subjects(cohort: Cohort, region: str, name: str) -> str:
+    """Whose map is constant, though there is something to find; empty for nobody's."""
+    both = [parts for parts in cohort.by_subject(region, name) if parts[1].any() and not parts[1].all()]
+    constant = sum(scores.min() == scores.max() for scores, _ in both)
+    return f"{CONSTANT} in {constant} of {len(both)} subjects" if constant else ""
+
+
 def subject_areas(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """AUROC and average precision of one subject; NaN where it has one class only or its map is constant."""
-    if not truth.any() or truth.all() or scores.min() == scores.max():
+    """AUROC and average precision of one subject; NaN where it has one class only."""
+    if not truth.any() or truth.all():
         return np.nan, np.nan
     return detection.auroc(scores, truth), detection.average_precision(scores, truth)
 
@@ -247,7 +259,7 @@ def lesion_numbers(
 
     Args:
         cohort: the dataset.
-        counts: its pixels in the brain, or why there are none.
+        counts: its pixels in the brain, or why nothing can be said of them.
         weights: draws of the subjects.
         spacing: pixel size in mm.
         name: the map.
@@ -256,20 +268,21 @@ def lesion_numbers(
     keys = {"region": "brain", "pooling": "lesions", "map": name}
     if isinstance(counts, str):
         return [Number(metric=metric, value=np.nan, n=0, reason=counts, **keys) for metric in metrics]
-    thresholds = lesions.levels(counts.negatives.sum(axis=0), counts.lower)
-    images = (
-        (subject, scores, lesions.label_lesions(lesion & brain), brain)
-        for subject, scores, (brain, lesion) in zip(cohort.owner, cohort.images(name), cohort.masks(), strict=True)
-    )
-    known = lesions.count_lesions(images, len(cohort.subjects), thresholds, spacing)
+
+    def images() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        for subject, scores, (brain, lesion) in zip(cohort.owner, cohort.images(name), cohort.masks(), strict=True):
+            yield subject, scores, lesions.label_lesions(lesion & brain), brain
+
+    known = lesions.count_lesions(images(), len(cohort.subjects), lesions.levels(images), spacing)
     everyone = with_all(weights)
     alarms = (everyone @ known.alarms) / (everyone @ known.images)[:, None]
     numbers = []
     for metric, size in metrics.items():
         found, number = everyone @ known.found[size], everyone @ known.lesions[size]
         read = lesions.froc if metric == "froc" else partial(lesions.sensitivity_at, allowed=1.0)
-        values = read(found, number, alarms)
-        numbers.append(number_of(values, "no lesion of this size", metric=metric, n=int(number[0]), **keys))
+        values, deciding = read(found, number, alarms), np.count_nonzero(known.lesions[size])
+        reason = "no lesion of this size"
+        numbers.append(number_of(values, reason, metric=metric, n=int(number[0]), deciding=deciding, **keys))
     return numbers
 
 
@@ -295,8 +308,9 @@ def image_numbers(cohort: Cohort, healthy: Cohort | None, weights: np.ndarray, n
     subjects = frame.groupby(["owner", "truth"], as_index=False)["value"].mean()
     if healthy is None:  # a subject with a lesion in any image has one
         subjects = frame.groupby("owner", as_index=False).agg({"truth": "any", "value": "mean"})
+    broken = unusable(cohort.images(name)) or (unusable(healthy.images(name)) if healthy else "")
     return [
-        ranking_number(table, weights, f"{pooling[:-1]}_auroc", pooling, name)
+        ranking_number(table, weights, broken, f"{pooling[:-1]}_auroc", pooling, name)
         for table, pooling in ((frame, "images"), (subjects, "subjects"))
     ]
 
@@ -307,15 +321,17 @@ def brain_means(cohort: Cohort, name: str) -> Iterator[float | None]:
         yield scores[brain].mean(dtype=float) if brain.any() else None
 
 
-def ranking_number(table: pd.DataFrame, weights: np.ndarray, metric: str, pooling: str, name: str) -> Number:
-    """AUROC of few values, exact, with the draws of their subjects."""
+def ranking_number(
+    table: pd.DataFrame, weights: np.ndarray, broken: str, metric: str, pooling: str, name: str
+) -> Number:
+    """AUROC of few values, exact, with the draws of their subjects; none of a map that is ``broken``."""
     keys = {"metric": metric, "region": "brain", "pooling": pooling, "map": name, "n": len(table)}
     truth = table["truth"].to_numpy(dtype=bool)
+    if broken:
+        return Number(value=np.nan, reason=broken, **keys)
     if truth.all() or not truth.any():
         missing = "healthy" if len(truth) and truth.all() else "abnormal"
         return Number(value=np.nan, reason=f"no {pooling[:-1]} is {missing}", **keys)
-    if not np.isfinite(table["value"]).all():
-        return Number(value=np.nan, reason=NOT_FINITE, **keys)
     if table["value"].nunique() == 1:
         return Number(value=np.nan, reason=CONSTANT, **keys)
     levels, place = np.unique(-table["value"].to_numpy(), return_inverse=True)
@@ -323,7 +339,8 @@ def ranking_number(table: pd.DataFrame, weights: np.ndarray, metric: str, poolin
     np.add.at(counts, (truth.astype(int), table["owner"].to_numpy(), place), 1)
     everyone = with_all(weights)
     values = detection.areas(everyone @ counts[1], everyone @ counts[0], np.ones(len(levels), bool))[0]
-    return number_of(values, **keys)
+    deciding = int(table.groupby("truth")["owner"].nunique().min())
+    return number_of(values, deciding=deciding, **keys)
 
 
 def curves(counted: dict[str, Counts | str], points: int = 200) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import pandas as pd
 from brainuad import measures
 from brainuad.catalogue import column
 from brainuad.cohort import Cohort, Number, number_of, with_all
-from brainuad.resampling import draws, interval
+from brainuad.resampling import draws, interval, no_interval
 from brainuad.sample_set import SampleSet
 from brainuad.thresholds import read_thresholds
 
@@ -47,8 +47,8 @@ def metrics(
         samples: folder of the sample set that was scored.
         thresholds: the model's table of thresholds.
         table: TSV to write, with the columns of ``COLUMNS``: ``n`` counts what ``pooling`` names, ``subjects`` those
-            drawn from, ``prevalence`` is the share of abnormal pixels in the region, ``low`` and ``high`` bound the
-            interval; what is undefined is empty (NaN) and has a ``reason``.
+            that decide it, ``prevalence`` is the share of abnormal pixels in the region, ``low`` and ``high`` bound the
+            interval; what is undefined is empty (NaN) and has a ``reason``, as has a missing interval.
         subjects: TSV to write: a row a subject, its group, age, sex and site, whether it has a ``lesion``, and its own
             value of each number that has one, in columns ``metric/region/pooling``.
         curves: TSV to write: points of the ROC and precision-recall curves.
@@ -84,7 +84,7 @@ def metrics(
     numbers += lesion_outside_brain(cohort, weights)
     for path in (table, subjects, curves, replicates):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    keys = {"dataset": dataset, "model": model, "seed": seed, "subjects": len(cohort.subjects)}
+    keys = {"dataset": dataset, "model": model, "seed": seed}
     frame = long_table(numbers, keys)
     frame.to_csv(table, sep="\t", index=False)
     subject_table(cohort, numbers).to_csv(subjects, sep="\t", index=False)
@@ -98,9 +98,11 @@ def long_table(numbers: list[Number], keys: dict) -> pd.DataFrame:
     rows = []
     for number in numbers:
         drawn = np.empty(0) if number.replicates is None else number.replicates
-        low, high = interval(number.value, drawn, keys["subjects"])
-        names = ("metric", "region", "pooling", "map", "value", "n", "prevalence", "reason")
-        rows.append({**keys, **{name: getattr(number, name) for name in names}, "low": low, "high": high})
+        low, high = interval(number.value, drawn, number.deciding)
+        reason = number.reason or no_interval(drawn, number.deciding)
+        names = ("metric", "region", "pooling", "map", "value", "n", "prevalence")
+        bounds = {"low": low, "high": high, "subjects": number.deciding, "reason": reason}
+        rows.append({**keys, **{name: getattr(number, name) for name in names}, **bounds})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -138,4 +140,4 @@ def lesion_outside_brain(cohort: Cohort, weights: np.ndarray) -> list[Number]:
     with np.errstate(invalid="ignore"):
         shares = (everyone @ outside) / (everyone @ total)
     keys = {"metric": "lesion_outside_brain", "region": "frame", "pooling": "pixels", "map": ""}
-    return [number_of(shares, n=int(total.sum()), **keys)]
+    return [number_of(shares, n=int(total.sum()), deciding=np.count_nonzero(total), **keys)]

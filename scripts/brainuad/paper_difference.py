@@ -11,7 +11,7 @@ from brainuad.results import read_results
 
 __all__ = ["COLUMNS", "paper_difference"]
 
-COLUMNS = ("model", "dataset", "metric", "published", "ours", "low", "high", "difference", "note")
+COLUMNS = ("model", "dataset", "metric", "published", "ours", "low", "high", "difference", "note", "reason")
 
 
 def paper_difference(
@@ -24,7 +24,7 @@ def paper_difference(
         replicates: their draws, in the same order.
         published: TSV with columns ``model``, ``dataset``, ``metric``, ``value``, ``note``; the last
             says what differs in the protocol and may be empty.
-        table: TSV to write, columns ``COLUMNS``; ours is the mean over the seeds.
+        table: TSV to write, columns ``COLUMNS``; ours is the mean over the seeds, and empty for a ``reason``.
         page: HTML to write.
         settings: ``study``, ``simulated``, ``models`` (name to ``label``). Cells of other models or datasets stand
             there with nothing beside them.
@@ -36,9 +36,11 @@ def paper_difference(
     summary, rows = read_results(metrics, replicates).summary, []
     for cell in read_published(published).itertuples():
         key = (cell.model, cell.dataset, *numbers[cell.metric])
-        ours = summary.loc[key] if key in summary.index else pd.Series({"value": None, "low": None, "high": None})
+        missing = {"value": None, "low": None, "high": None, "reason": "not in this study"}
+        ours = summary.loc[key] if key in summary.index else pd.Series(missing)
         row = {"model": cell.model, "dataset": cell.dataset, "metric": cell.metric, "published": cell.value}
         row |= {"ours": ours["value"], "low": ours["low"], "high": ours["high"], "note": cell.note}
+        row["reason"] = ours["reason"]
         rows.append(row)
     frame = pd.DataFrame(rows).astype({name: float for name in ("published", "ours", "low", "high")})
     frame["difference"] = frame["ours"] - frame["published"]

@@ -57,7 +57,8 @@ def report(page: Path, files: dict[str, list[Path]], settings: dict) -> None:
             ``quality``, ``montages`` and ``samples`` (``…/{dataset}/table.tsv``); per model and seed ``descriptions``
             (``model.json``); per model, seed and dataset ``score`` (``…/{model}/{seed}/{dataset}/map.npy``),
             ``subjects`` and ``curves`` (``…/{model}/{seed}/{dataset}.….tsv``); pictures ``qualitative``,
-            ``learning_curves`` and ``responses``; ``manifests``.
+            ``learning_curves`` and ``responses``; ``manifests``; ``digests`` of
+            the samples' images (``…/{dataset}/images.sha256``).
         settings: see :class:`brainuad.report_study.Study`.
     """
     study = Study(
@@ -238,7 +239,8 @@ def provenance(study: Study) -> Section:
     blocks.append(Details("Versions of the packages", [package_table(study)]))
     digests = [(str(path), digest(path)) for name in ("manifests", "quality", "samples") for path in study.paths(name)]
     if digests:
-        note = Paragraph("Manifests, tables of the preprocessed scans and of the samples; images are not digested.")
+        digests += [(str(path.with_name("images.npy")), path.read_text().split()[0]) for path in study.paths("digests")]
+        note = Paragraph("Manifests, preprocessed scans (with a hash of the voxels of each), samples and their images.")
         table = Table(["File", "SHA-256"], [Row([Cell(name), Cell(value)]) for name, value in digests])
         blocks.append(Details("Digests of the inputs", [note, table]))
     return Section("provenance", "Provenance", blocks)

@@ -48,7 +48,9 @@ def difference_table(study: Study, table: pd.DataFrame) -> Table:
         inside = row.low <= row.published <= row.high
         sign = Cell("\N{EN DASH}" if pd.isna(row.low) else "yes" if inside else "no")
         cells = [study.name(row.model), Cell(row.dataset), Cell(title_of(row.metric)), number(row.published)]
-        cells += [number(row.ours, row.low, row.high), number(row.difference), sign, Cell(row.note)]
+        ours = number(row.ours, row.low, row.high)
+        ours = ours if ours.note else replace(ours, note=row.reason)
+        cells += [ours, number(row.difference), sign, Cell(row.note)]
         rows.append(Row(cells))
     titles = ["Model", "Dataset", "Metric", "Published", "Ours", "Difference", "In our interval?", "Differs in"]
     return Table(titles, rows, "Each published number beside ours; the difference is ours minus published.")

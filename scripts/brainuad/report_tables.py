@@ -126,9 +126,9 @@ def everything(study: Study) -> list[Heading | Details]:
 
 
 def number_or_reason(row: pd.Series) -> Cell:
-    """A number with its interval, or a dash with the reason."""
+    """A number with its interval, or with why there is none."""
     cell = number(row["value"], row["low"], row["high"])
-    return replace(cell, note=row["reason"]) if np.isnan(row["value"]) else cell
+    return cell if cell.note else replace(cell, note=row["reason"])
 
 
 def above(study: Study, column: Column) -> list[str]:

@@ -9,10 +9,12 @@ import hashlib
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
-__all__ = ["draws", "interval"]
+__all__ = ["draws", "interval", "no_interval"]
 
 CONFIDENCE = 0.95
 FEWEST_DEFINED = 0.9  # of the draws; a draw may hold no lesion at all
+
+SAME = 1e-12
 
 
 def draws(name: str, subjects: int, resamples: int) -> np.ndarray:
@@ -41,17 +43,28 @@ def interval(value: float, replicates: np.ndarray, subjects: int) -> tuple[float
     Args:
         value: the number.
         replicates: its values over the draws.
-        subjects: how many were drawn from.
+        subjects: how many decide it: of a mean those that have a value, of what is found those with a lesion.
 
     Returns:
-        Both NaN if the number is undefined, if fewer than nine tenths of the resamples are defined, or if there is one
-        subject only.
+        Both NaN if there is no number, or where :func:`no_interval` has a reason.
     """
-    known = replicates[~np.isnan(replicates)]
-    if subjects < 2 or np.isnan(value) or known.size == 0 or known.size < FEWEST_DEFINED * replicates.size:
+    if np.isnan(value) or no_interval(replicates, subjects):
         return np.nan, np.nan
+    known = replicates[~np.isnan(replicates)]
     below = (np.sum(known < value) + np.sum(known == value) / 2) / known.size
     bias = ndtri(np.clip(below, 0.5 / known.size, 1 - 0.5 / known.size))
     reach = np.sqrt(subjects / (subjects - 1)) * stdtrit(subjects - 1, (1 + CONFIDENCE) / 2)
     low, high = np.quantile(known, ndtr([2 * bias - reach, 2 * bias + reach]))
     return min(float(low), float(value)), max(float(high), float(value))
+
+
+def no_interval(replicates: np.ndarray, subjects: int) -> str:
+    """Why a number has no interval; empty if it has one. Arguments as for :func:`interval`."""
+    known = replicates[~np.isnan(replicates)]
+    if subjects < 2:
+        return "no interval: one subject alone decides it"
+    if known.size == 0 or known.size < FEWEST_DEFINED * replicates.size:
+        return "no interval: undefined in more than one in ten draws of the subjects"
+    if np.ptp(known) < SAME:  # as at the ends of a scale, where it would claim to be certain
+        return "no interval: the same in all draws of the subjects"
+    return ""

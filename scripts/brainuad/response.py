@@ -13,7 +13,7 @@ from brainuad.cohort import mean_number, unusable
 from brainuad.counts import count, pooled
 from brainuad.detection import areas, average_precision
 from brainuad.lesions import FOUND_SHARE
-from brainuad.resampling import draws, interval
+from brainuad.resampling import draws, interval, no_interval
 from brainuad.sample_set import SampleSet
 
 __all__ = ["CELL", "COLUMNS", "measures", "response", "threshold_of"]
@@ -70,7 +70,8 @@ def response(
         if share == 0:
             reason = "no anomaly of this cell has a pixel inside the brain"
         keys = {"dataset": dataset, "model": model, "seed": seed, **dict(zip(CELL, cell, strict=True))}
-        rows.append({**keys, "n": len(group), "prevalence": share, **found, "reason": reason})
+        rows.append({**keys, "n": len(group), "prevalence": share, **found})
+        rows[-1]["reason"] = reason or found.get("reason", "")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     Path(table).parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(table, sep="\t", index=False)
@@ -98,7 +99,8 @@ def measures(
     Returns:
         ``average_precision`` of the pixels of all samples together, and ``detection``: the share of the anomalies of
         whose pixels at least a tenth lies above the threshold. Both 0 to 1, higher is better; NaN where undefined. An
-        anomaly without a pixel inside the brain does not count. ``…_low`` and ``…_high`` bound the intervals.
+        anomaly without a pixel inside the brain does not count. ``…_low`` and ``…_high`` bound the intervals;
+        ``reason`` says why one is missing.
     """
     names, place = np.unique(owner, return_inverse=True)
     inside, known = lesion & brain, np.isfinite(threshold)
@@ -114,11 +116,12 @@ def measures(
         ),
         "detection": (detection.value, detection.replicates),
     }
-    row = {}
+    row, missing = {}, []
     for name, (value, drawn) in numbers.items():
         row[name] = value
         row[f"{name}_low"], row[f"{name}_high"] = interval(value, drawn, len(names))
-    return row
+        missing += [f"{name}: {reason}" for reason in [no_interval(drawn, len(names))] if reason]
+    return row | {"reason": "; ".join(missing)}
 
 
 def drawn_precision(

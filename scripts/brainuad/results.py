@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brainuad.catalogue import CATALOGUE
-from brainuad.resampling import interval
+from brainuad.resampling import interval, no_interval
 
 __all__ = ["HEADLINE", "KEY", "Results", "read_results", "verdict"]
 
@@ -46,7 +46,9 @@ class Results:
         for key, places in self.places.items():
             part = self.rows.loc[places]
             value = part["value"].mean(skipna=False)
-            low, high = interval(value, self.replicates[places].mean(axis=0), part["subjects"].iloc[0])
+            drawn, subjects = self.replicates[places].mean(axis=0), part["subjects"].min()
+            low, high = interval(value, drawn, subjects)
+            reasons = [reason for reason in part["reason"][part["value"].isna()] if reason]
             records[key] = {
                 "value": value,
                 "sd": part["value"].std(),
@@ -54,9 +56,9 @@ class Results:
                 "low": low,
                 "high": high,
                 "n": part["n"].max(),
-                "subjects": part["subjects"].max(),
+                "subjects": subjects,
                 "prevalence": part["prevalence"].mean(),
-                "reason": next((reason for reason in part["reason"] if reason), ""),
+                "reason": next(iter(reasons), "") if np.isnan(value) else no_interval(drawn, subjects),
             }
         index = pd.MultiIndex.from_tuples(list(records), names=["model", *KEY])
         return pd.DataFrame(list(records.values()), index=index)
@@ -67,10 +69,10 @@ class Results:
         if not (first and second):
             return np.nan, np.nan, np.nan
         if key[3] == "subjects" and self.rows.loc[[*first, *second], "n"].nunique() > 1:
-            return np.nan, np.nan, np.nan  # of other subjects: one of the maps is constant in some of them
+            return np.nan, np.nan, np.nan  # of other subjects
         one, two = (self.rows.loc[places, "value"].mean(skipna=False) for places in (first, second))
         drawn = self.replicates[first].mean(axis=0) - self.replicates[second].mean(axis=0)
-        return float(one - two), *interval(one - two, drawn, self.rows.loc[first[0], "subjects"])
+        return float(one - two), *interval(one - two, drawn, self.rows.loc[[*first, *second], "subjects"].min())
 
     def strongest(self, models: Sequence[str], key: Sequence[str]) -> str | None:
         """The model with the best value of a number; None where none has one."""

@@ -64,24 +64,29 @@ def significance(
 def subject_values(
     metrics: Sequence[Path], subjects: Sequence[Path], models: Sequence[str]
 ) -> dict[tuple[str, ...], pd.DataFrame]:
-    """By number, a table of subjects × models: each subject's value, its mean over the seeds."""
-    found: dict[tuple[str, ...], dict[str, list[pd.Series]]] = {}
+    """By number, a table of subjects × models: each subject's value, its mean over the seeds.
+
+    A model of which a seed has no value is left out: what is left of it is not its mean.
+    """
+    tables: dict[str, dict[str, list[pd.DataFrame]]] = {}
     for table, path in zip(metrics, subjects, strict=True):
         dataset, model = pd.read_csv(table, sep="\t", nrows=1, dtype=str).loc[0, ["dataset", "model"]]
         own = pd.read_csv(path, sep="\t", dtype={"subject": str}).set_index("subject")
-        known = [number for number in TESTED["anomalous"] if has_values(own, number)]
-        for number in known or TESTED["healthy"]:
-            if has_values(own, number):
-                found.setdefault((dataset, *number), {}).setdefault(model, []).append(own[column(*number)])
-    return {
-        key: pd.DataFrame({name: pd.concat(parts[name], axis=1).mean(axis=1) for name in models if name in parts})
-        for key, parts in found.items()
-    }
-
-
-def has_values(own: pd.DataFrame, number: tuple[str, str, str]) -> bool:
-    """Whether any subject has a value of that number."""
-    return column(*number) in own and bool(own[column(*number)].notna().any())
+        tables.setdefault(dataset, {}).setdefault(model, []).append(own)
+    found = {}
+    for dataset, of_models in tables.items():
+        anomalous = any(own["lesion"].any() for seeds in of_models.values() for own in seeds)
+        for number in TESTED["anomalous" if anomalous else "healthy"]:
+            means = {}
+            for name in (name for name in models if name in of_models):
+                values = [own.get(column(*number), pd.Series(np.nan, own.index)) for own in of_models[name]]
+                if all(value.notna().any() for value in values):
+                    means[name] = pd.concat(values, axis=1).mean(axis=1, skipna=False)
+                else:
+                    print(f"{name} is left out of {dataset}/{column(*number)}: a seed of it has no value.")
+            if means:
+                found[dataset, *number] = pd.DataFrame(means)
+    return found
 
 
 def compared(results: Results, key: tuple[str, ...], values: pd.DataFrame) -> list[dict]:

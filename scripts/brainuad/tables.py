@@ -201,13 +201,28 @@ def findings(table: Table) -> list[str]:
 
 
 def unknown(table: Table) -> list[str]:
-    """Why cells are empty, a sentence for each reason."""
+    """Why cells are empty or have no interval, a sentence for each reason."""
     places: dict[str, list[str]] = {}
-    for model, label in table.labels.items():
-        for key in table.columns:
+    for key in table.columns:
+        for model, label in table.labels.items():
             if (model, *key) in table.summary.index and (reason := table.summary.loc[(model, *key), "reason"]):
                 places.setdefault(reason, []).append(f"{label} in {key[0]} {CATALOGUE[key[1]].title}")
-    return [f"Empty, since {reason}: {', '.join(names)}." for reason, names in places.items()]
+    for gap in table.gaps:
+        for model in table.block(floors=False):
+            value, low, _ = gap.values[model]
+            if pd.isna(value) and not pd.isna(table.summary["value"].get((model, *gap.key), float("nan"))):
+                reason = f"{table.labels[gap.floor]} has no value, or one of other subjects"
+            elif pd.isna(low) and not pd.isna(value):
+                reason = "no interval: undefined or the same in too many draws of the subjects"
+            else:
+                continue
+            where = f"{table.labels[model]} in {gap.key[0]} {CATALOGUE[gap.key[1]].title} {MINUS}"
+            places.setdefault(reason, []).append(f"{where} {table.labels[gap.floor]}")
+    sentences = []
+    for reason, names in places.items():
+        start = "No interval" if reason.startswith("no interval: ") else "Empty"
+        sentences.append(f"{start}, since {reason.removeprefix('no interval: ')}: {', '.join(names)}.")
+    return sentences
 
 
 def numbers(table: Table) -> pd.DataFrame:
