@@ -87,6 +87,7 @@ def study(tmp_path):
 def train_patiently(study, make_sample_set, repository):
     """Prepare the study: its samples are there already, a step of the training takes a second; returns its folder."""
     make_sample_set("study/results/samples/phantom_a", size=(48, 48))  # 8 for training: 4 steps an epoch
+    (study / "results/intake.tsv").touch()  # which a training asks for as well
 
     def prepare(epochs=8, training=(), seconds=1.0, fail=False, megabytes=0, **resources):
         config = yaml.safe_load((study / "config/config.yaml").read_text())
@@ -111,6 +112,7 @@ def assert_same(study, repository, tmp_path_factory):
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / WEIGHTS).exists():
                 shutil.copytree(study / "results/samples", folder / "results/samples")
+                shutil.copy(study / "results/intake.tsv", folder / "results")
                 config = yaml.safe_load((study / "config/config.yaml").read_text())
                 config["models"]["patient"]["params"] |= {"seconds": 0.0, "megabytes": 0}
                 config["training"] |= {"gpus": 1, "nodes": 1}
