@@ -43,7 +43,7 @@ PROTOCOLS = {
     ),
 }
 ALL_NUMBERS = (
-    "Mean over the seeds. Beneath it: its 95 % interval over the test subjects, or why there is no number. "
+    "Mean over the seeds. Beneath it: its 95 % interval over the test subjects, or why there is none. "
     "docs/metrics.md says what each number is."
 )
 
