@@ -462,6 +462,15 @@ def test_two_processes_of_a_job_train_together(train_patiently, assert_same, rep
     assert [path.name.split("_")[1] for path in sorted(logs)] == ["0", "1"]
 
 
+def test_processes_that_train_together_outlive_their_walltime(train_patiently, assert_same, repository):
+    study = train_patiently(epochs=22, training={"gpus": 2}, gpu_model="t4", runtime=1)
+    finish(begin_training(study, repository), study)
+    assert_same(epochs=22, tolerance=1e-6)
+    assert starts(study) >= 2
+    assert cost_of(study)["processes"] == 2
+    assert "saved on request" in log_of(study)
+
+
 def test_quality_of_service_and_other_options_reach_trainings_and_rules(train_patiently, repository):
     study = train_patiently(gpu_model="t4", slurm_extra="--nice=7")
     change_profile(repository, {}, defaults={"qos": "long", "slurm_extra": "--nice=8"})
