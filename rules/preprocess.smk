@@ -9,6 +9,20 @@ outputs   results/preprocess/{dataset}/        per scan: T1, brain mask, lesion 
 steps     N4 bias correction, brain mask, affine registration to the template, intensity normalisation
 """
 
+from brainuad.extractors import command_line, missing
+
+extraction = config["preprocessing"]["brain_extraction"]
+try:
+    command_line(extraction)
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
+
+# Where jobs run elsewhere they may have the program, hence a warning; launcher.smk refuses what is to run here.
+heads = any(config["datasets"][dataset]["skull_stripped"] is not True for dataset in scans)
+missing_program = missing(extraction) if workflow.is_main_process and heads else ""
+if missing_program:
+    logger.warning(missing_program)
+
 
 rule preprocess:
     """Preprocess the scans of one job; a bad scan is set aside and never stops the others."""

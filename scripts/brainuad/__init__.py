@@ -5,6 +5,7 @@ A module imports only from modules above it in this list.
 ==================  ==============================================================================
 configuration       the closed schema of a study's ``config.yaml`` and its cross-references
 placement           where trainings run, and whether there are GPUs enough
+extractors          programs that find the brain of a head: command lines, and whether they are here
 faults              why a scan is left out: codes; ``docs/left_out.md`` is made of it
 manifest            datasets as tables of scans; subjects split by a seeded hash
 patterns            path patterns → the files on disk that match
@@ -15,6 +16,8 @@ leakage             whether a subject, a family or a scan is on two sides
 phantom             simulated raw T1 volumes of known truth
 reading             the file of a scan → one finite volume, or why there is none
 volumes             N4, brain mask, registration, normalisation: image → image
+extraction          the brain of a scan: own mask, by the template, or by another program
+isolation           a function in a process of its own, whose crash ends no other
 quality             measures of a preprocessed scan; the table that decides in or out
 preprocessing       raw scans of a dataset → scans in template space, bad ones set aside
 intake              how many scans of each dataset are used, and why the others are not
