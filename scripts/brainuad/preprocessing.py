@@ -68,6 +68,7 @@ def attempt(scan: dict, folder: Path, settings: dict) -> dict:
     record = {key: scan.get(key) or "" for key in ("scan", "subject", "session")}
     identity = fingerprint(scan, settings)
     clear(folder, RECORD, *IMAGES, LESION, *TRANSFORMS)
+    volumes.template(settings["resolution"])  # made once: the process of each scan begins as a copy of this one
     try:
         record |= {"status": "included", "code": "", "reason": "", **isolated(run, scan, folder, settings)}
     except BadScan as fault:

@@ -299,14 +299,25 @@ def warp_lesions(mask: ants.ANTsImage, transform: ants.ANTsTransform, grid: ants
     return like(kept, grid)
 
 
+def lesions_of_scan(mask: nibabel.Nifti1Image, from_template: Path, scan: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
+    """The mask (0 or 1) of template space on the voxels of the scan, in their order: uint8.
+
+    Each lesion keeps its volume, as by `warp_lesions`.
+
+    Args:
+        from_template: file of the affine, as preprocessing writes it for that scan.
+        scan: its shape and affine count.
+    """
+    grid = from_nifti(nibabel.Nifti1Image(np.zeros(scan.shape[:3], np.uint8), scan.affine))
+    back = to_nifti(warp_lesions(from_nifti(mask), ants.read_transform(str(from_template)), grid), np.uint8)
+    axes = [nibabel.io_orientation(image.affine) for image in (back, scan)]
+    back = back.as_reoriented(nibabel.orientations.ornt_transform(*axes))
+    return nibabel.Nifti1Image(np.asarray(back.dataobj), scan.affine)
+
+
 def write_transform(transform: ants.ANTsTransform, path: Path) -> None:
     """Write an affine file that ANTs and ITK read (`antsApplyTransforms -t`)."""
     ants.write_transform(transform, str(path))
-
-
-def read_transform(path: Path) -> ants.ANTsTransform:
-    """What `write_transform` wrote."""
-    return ants.read_transform(str(path))
 
 
 def normalize(array: np.ndarray, mask: np.ndarray, low: float = 1.0, high: float = 99.0) -> np.ndarray:
