@@ -19,6 +19,8 @@ volumes             N4, brain mask, registration, normalisation: image → image
 extraction          the brain of a scan: own mask, by the template, or by another program
 isolation           a function in a process of its own, whose crash ends no other
 quality             measures of a preprocessed scan; the table that decides in or out
+page                blocks of text, tables and pictures → one page of HTML
+quality_page        the page of a dataset's quality control, with the line to decide otherwise
 preprocessing       raw scans of a dataset → scans in template space, bad ones set aside
 intake              how many scans of each dataset are used, and why the others are not
 sample_set          images, masks and table of a cohort, memory-mapped
@@ -62,7 +64,6 @@ significance        paired tests between models, and their ranks
 response            what a model finds in each cell of a grid of anomalies
 response_surface    the response of all models as heat maps
 provenance          code, packages, machine and digests of a result
-page                blocks of text, tables and pictures → one page of HTML
 report_figures      the pictures that the report draws itself
 report_study        what the report is made of
 report_tables       the report's tables of numbers
