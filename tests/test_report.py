@@ -107,6 +107,13 @@ def test_a_section_without_data_is_empty(study, section, names):
     assert section(Study(study.settings, files)).blocks == []
 
 
+def test_the_pages_of_quality_control_are_linked(study, tmp_path):
+    pages = [tmp_path / "results/quality/ixi.html", tmp_path / "results/quality/hcp.html"]
+    report(tmp_path / "report.html", {**study.files, "quality_pages": pages}, study.settings)
+    page = (tmp_path / "report.html").read_text()
+    assert '<a href="quality/ixi.html">ixi</a>, <a href="quality/hcp.html">hcp</a>.' in page
+
+
 def test_with_no_files_at_all_there_is_a_page(study, tmp_path):
     report(tmp_path / "page.html", {}, {**study.settings, "simulated": False})
     text = (tmp_path / "page.html").read_text()
