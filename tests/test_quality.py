@@ -56,6 +56,10 @@ def test_robust_z():
 
 @pytest.fixture
 def chunks(tmp_path, rng):
+    return write_chunks(tmp_path, rng)
+
+
+def write_chunks(folder, rng):
     """Two chunk tables of six good scans, one low in correlation, one large, one that could not be read."""
     affine = np.diag([4.0, 4, 4, 1])
     affine[:3, 3] = [-98, -134, -72]
@@ -82,14 +86,14 @@ def chunks(tmp_path, rng):
             }
             row |= dict.fromkeys(("correlation", "overlap", "bias_range", "brain_volume_ml"))
         else:
-            folder = tmp_path / "preprocess" / row["scan"]
-            folder.mkdir(parents=True)
-            nibabel.save(nibabel.Nifti1Image(rng.random((50, 59, 48), np.float32), affine), folder / "t1w.nii.gz")
+            scan = folder / "preprocess" / row["scan"]
+            scan.mkdir(parents=True)
+            nibabel.save(nibabel.Nifti1Image(rng.random((50, 59, 48), np.float32), affine), scan / "t1w.nii.gz")
             mask = np.zeros((50, 59, 48), np.uint8)
             mask[8:42, 8:51, 10:40] = 1
-            nibabel.save(nibabel.Nifti1Image(mask, affine), folder / "mask.nii.gz")
+            nibabel.save(nibabel.Nifti1Image(mask, affine), scan / "mask.nii.gz")
         rows.append(row)
-    paths = [tmp_path / f"preprocess/chunk-{i}.tsv" for i in range(2)]
+    paths = [folder / f"preprocess/chunk-{i}.tsv" for i in range(2)]
     for path, part in zip(paths, (rows[:5], rows[5:]), strict=True):
         pd.DataFrame(part).to_csv(path, sep="\t", index=False)
     return paths

@@ -1,7 +1,7 @@
 """A function in a process of its own, so that a crash of compiled code ends that process and no other.
 
 What C++ code (ITK) does wrong can not be caught: a segmentation fault would take the whole job with it. The process is
-forked, which costs milliseconds where importing everything anew would cost seconds for every scan.
+forked, which costs a tenth of a second where importing everything anew would cost seconds for every scan.
 """
 
 import faulthandler
