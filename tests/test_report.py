@@ -167,6 +167,13 @@ def test_all_numbers_stand_there_with_their_reasons(study):
     assert row.cells[3].note == f"{TAG} is constant"
 
 
+def test_published_numbers_share_their_notes(study):
+    table = pd.concat([study.table("paper_difference")] * 2, ignore_index=True)
+    shown, *notes = report_results.difference_table(study, table.assign(note=["a", "", "b", "a"]))
+    assert [row.cells[-1].text for row in shown.rows] == ["1", "\N{EN DASH}", "2", "1"]
+    assert [note.text for note in notes] == ["Note 1: a.", "Note 2: b."]
+
+
 def test_false_positives_are_of_subjects_without_a_lesion(study, tmp_path):
     """Healthy controls of a dataset with patients count, its patients do not."""
     path = next(path for model, _, dataset, path in study.jobs("subjects") if (model, dataset) == ("rae", ANOMALOUS))
