@@ -362,7 +362,8 @@ def documentation() -> str:
         "",
         "What is undefined (no abnormal pixel, one class only, a map that is constant or not finite) is empty, with "
         "its `reason`.",
-        "Intervals are of a bootstrap of the subjects, from the same draws for every model:",
+        "Intervals are of a bootstrap of the subjects, from the same draws for every model; those of shares of lesions "
+        "are Wilson's:",
         "see [evaluation.md](evaluation.md).",
         "",
     ]
