@@ -454,6 +454,35 @@ def test_the_table_has_every_model_and_dataset(finished):
 
 
 @pytest.mark.workflow
+def test_what_a_paper_printed_stands_beside_what_was_measured(study):
+    """The cells are made up: what simulated scans give says nothing about what anybody printed."""
+    config = yaml.safe_load((study / "config/config.yaml").read_text())
+    config["comparison"]["published"] = "config/published.tsv"
+    write(study, config)
+    cells = [("vqvae", "phantom_a", "ssim", 0.5), ("voxel_z", "phantom_a_synthetic", "average_precision", 0.01)]
+    cells.append(("rae", "phantom_a", "ssim", 0.6))
+    published = pd.DataFrame(cells, columns=["model", "dataset", "metric", "value"]).assign(note="made up")
+    published.to_csv(study / "config/published.tsv", sep="\t", index=False)
+    planned = jobs(snakemake(study, "-n"))
+    assert planned.items() >= {"paper_difference": 1, "report": 1}.items()
+    assert not {"train", "score", "metrics"} & set(planned)
+    assert "this study has not rae; the cells stay without ours" in snakemake(study)
+    table = pd.read_csv(study / "results/paper_difference.tsv", sep="\t").set_index(["model", "metric"])
+    wide = pd.read_csv(study / "results/comparison.tsv", sep="\t").set_index("model")
+    assert table.loc[("vqvae", "ssim"), "ours"] == pytest.approx(wide.loc["vqvae", "phantom_a/ssim/frame/images"])
+    ours = wide.loc["voxel_z", "phantom_a_synthetic/average_precision/frame/pixels"]
+    assert table.loc[("voxel_z", "average_precision"), "difference"] == pytest.approx(ours - 0.01)
+    assert table.loc[("rae", "ssim"), "reason"] == "not in this study"
+    label = config["models"]["vqvae"]["label"]
+    for page in ("paper_difference.html", "report.html"):
+        text = (study / "results" / page).read_text()
+        assert "made up" in text, page
+        assert f"{ours - 0.01:.3f}" in text, page
+        assert label in text, page
+    assert 'id="published"' in text
+
+
+@pytest.mark.workflow
 def test_the_costs_count_every_job(finished):
     table = pd.read_csv(finished / "results/costs.tsv", sep="\t").set_index("rule")
     records = [
