@@ -102,7 +102,9 @@ def ratio(goal: str, against: str, wanted: float, peer: list[float], ours: list[
     """The row of how many times the peer takes as long as ours; seconds of both by round, for equal work."""
     ratios = [theirs / own for theirs, own in zip(peer, ours, strict=True)]
     took = f"{figure(1000 * median(ours))} against {figure(1000 * median(peer))} ms"
-    return Row(goal, against, wanted, median(ratios), min(ratios), max(ratios), note=f"{took}; {note}" if note else took)
+    return Row(
+        goal, against, wanted, median(ratios), min(ratios), max(ratios), note=f"{took}; {note}" if note else took
+    )
 
 
 def table(rows: list[Row]) -> str:
