@@ -170,6 +170,36 @@ def test_tied_scores_are_counted_exactly(values, seed, size):
     assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    levels=st.integers(100, 100_000),
+    offset=st.sampled_from([0.0, 1.0, 100.0, -1000.0]),
+    kind=st.sampled_from(["exponential", "normal", "separate", "inverted"]),
+    seed=st.integers(0, 2**16),
+)
+def test_areas_of_rounded_scores_are_those_of_scikit_learn_to_1e_4(levels, offset, kind, seed):
+    """Thousands of scores that some pixels share each, of which several have one key."""
+    scores, truth = drawn(kind, seed)
+    scores = (np.round(scores * levels) / levels + offset).astype(np.float32)
+    counts = counted(scores, truth)
+    ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
+    assert ranked == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
+    assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-4)
+
+
+def test_whatever_many_pixels_share_is_told_apart():
+    """A thousand keys of two scores each, of which one is of lesions: mixed, precision would be off by far."""
+    keys = np.arange(1000) + keys_of(np.float32([1]))[0]
+    scores = np.repeat(scores_of(np.repeat(keys, 2), np.tile([0, 1], 1000)), 50)
+    truth = np.tile(np.repeat([True, False], 50), 1000)
+    counts = counted(scores, truth)
+    ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
+    assert ranked == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+    assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+    assert counts.tied.all()
+    assert np.array_equal(counts.lower, np.unique(scores)[::-1])
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
 def test_keys_order_scores_and_begin_at_their_score(values):

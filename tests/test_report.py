@@ -1,5 +1,6 @@
 import base64
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -135,6 +136,17 @@ def test_the_interval_decides_what_is_above_a_floor(study):
     assert [row.cells[1].text for row in table.rows[:3]] == ["above", "below", "not told apart"]
     assert [row.cells[1].strong for row in table.rows] == [True, False, False, False, False]
     assert [row.floor for row in table.rows] == [False, False, False, True, True]
+
+
+def test_a_difference_without_an_interval_says_why(study):
+    gap = next(column for column in report_tables.columns_of(study, "strict") if column.gap)
+    rows = gap.rows.assign(reason="of no use")
+    rows.loc[0, ["low", "high"]] = np.nan
+    rows.loc[1, ["value", "low", "high"]] = np.nan
+    cells = [row.cells[1] for row in report_tables.numbers(study, [replace(gap, rows=rows)]).rows]
+    assert [cell.note for cell in cells[:2]] == ["of no use"] * 2
+    assert (cells[0].text, cells[1].text) == ("+0.100", "\N{EN DASH}")
+    assert "of no use" not in [cell.note for cell in cells[2:]]
 
 
 @pytest.mark.parametrize("label", ["Voxel z low", "Blur sd", f"A {MINUS} B", "SSIM"])

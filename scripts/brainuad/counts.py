@@ -14,7 +14,8 @@ __all__ = ["KEY_BITS", "REST_BITS", "Counts", "Pixels", "count", "count_exactly"
 
 KEY_BITS = 20  # of the 32 of a float: sign, exponent and 11 of the mantissa, a relative width of 1 in 2048
 REST_BITS = 32 - KEY_BITS  # tell scores of one key apart
-REFINED = 256  # keys told apart exactly, at the most
+PART_BITS = REST_BITS // 2  # told apart in one step
+PARTS = (1 << PART_BITS) - 1
 BINS = 8192  # aimed at: the error of areas falls, memory and time grow with it
 
 BROKEN = "Scores hold NaN: no threshold can rank them, so score the model again."
@@ -45,7 +46,7 @@ class Counts:
 
 
 def count(pixels: Callable[[], Pixels], subjects: int, bins: int = BINS) -> Counts:
-    """Count pixels in two passes or three, of which each holds one image at a time.
+    """Count pixels in two to four passes, of which each holds one image at a time.
 
     Args:
         pixels: begins a pass over the images; of each it gives the number of its subject, the scores of its pixels
@@ -56,13 +57,8 @@ def count(pixels: Callable[[], Pixels], subjects: int, bins: int = BINS) -> Coun
     Raises:
         ValueError: scores hold NaN.
     """
-    index_of = Index(first_pass(pixels), bins)
-    classes = index_of.classes
-    if index_of.refined:
-        classes = np.zeros((2, index_of.size))
-        for _, scores, lesion in pixels():
-            add_classes(classes, index_of(scores), lesion)
-    bin_of, tied, lower = make_bins(*classes, index_of, bins)
+    index_of = Index(pixels, bins)
+    bin_of, tied, lower = make_bins(index_of, bins)
     shape = (subjects, len(tied))
     positives, negatives, coverage = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     lesions = np.zeros(subjects)
@@ -117,62 +113,66 @@ def count_exactly(pixels: Callable[[], Pixels]) -> Counts:
     return Counts(*falling, np.array([float(lesions)]), np.ones(len(lower), bool), lower[::-1])
 
 
-def first_pass(pixels: Callable[[], Pixels]) -> tuple[np.ndarray, np.ndarray]:
-    """Abnormal and normal pixels of each key, (2, keys), and whether all scores of a key are the same, (keys,)."""
-    classes, moments = (np.zeros((2, 1 << KEY_BITS)) for _ in range(2))
-    for _, scores, lesion in pixels():
-        keys, rest = keys_of(scores)
-        add_classes(classes, keys, lesion)
-        for power, total in enumerate(moments, start=1):
-            np.add.at(total, keys, rest.astype(float) ** power)
-    # No variance within the key; all are whole numbers, so this is exact.
-    return classes, classes.sum(axis=0) * moments[1] == moments[0] ** 2
-
-
-def add_classes(classes: np.ndarray, numbers: np.ndarray, lesion: np.ndarray) -> None:
-    """Add the pixels of an image to the abnormal and the normal ones of each number, (2, numbers)."""
-    for total, chosen in zip(classes, (lesion > 0, lesion == 0), strict=True):
-        np.add.at(total, numbers[chosen], 1.0)
-
-
 class Index:
-    """Numbers scores in rising order: by their keys, and exactly within keys that hold many pixels of unequal scores.
+    """Numbers scores in rising order: by their keys, and more finely where a key holds many pixels of unequal scores.
 
-    Such a key is that of an overwritten region in a map that follows the image: one score many times among others.
+    Such a key is that of an overwritten region in a map that follows the image: one score many times among others. In
+    two steps, each of ``PART_BITS``, it is told apart to the single score, as far as its parts have many pixels still.
 
     Attributes:
-        size: how many numbers there are.
-        refined: how many keys are told apart exactly.
-        classes: abnormal and normal pixels of each key, (2, keys).
+        classes: abnormal and normal pixels of each number, (2, numbers).
+        equal: whether all scores of a number are the same, (numbers,).
     """
 
-    def __init__(self, counted: tuple[np.ndarray, np.ndarray], bins: int):
-        """Choose the keys to refine.
+    def __init__(self, pixels: Callable[[], Pixels], bins: int):
+        """Find the keys to tell apart, in one pass over the images for each step.
 
         Args:
-            counted: see :func:`first_pass`.
-            bins: a key with more than this part of a class's pixels is refined, up to ``REFINED`` of them.
+            pixels: see :func:`count`.
+            bins: a number with more than this part of a class's pixels has many.
         """
-        self.classes, self.equal = counted
-        shares = (self.classes / np.maximum(self.classes.sum(axis=1, keepdims=True), 1)).max(axis=0)
-        shares[self.equal] = 0
-        heavy = np.flatnonzero(shares > 1 / bins)
-        chosen = np.sort(heavy[np.argsort(shares[heavy])[-REFINED:]])
-        self.refined = len(chosen)
-        spans = np.ones(shares.size, np.int64)
-        spans[chosen] = 1 << REST_BITS
-        self.first = np.cumsum(spans) - spans
-        self.exact, self.size = spans > 1, int(spans.sum())
+        self.steps: list[tuple[np.ndarray, np.ndarray, int]] = []
+        self.classes, self.equal = self.tally(pixels, 1 << KEY_BITS)
+        for shift in range(REST_BITS - PART_BITS, -1, -PART_BITS):
+            total = np.maximum(self.classes.sum(axis=1, keepdims=True), 1)
+            split = ((self.classes / total).max(axis=0) > 1 / bins) & ~self.equal
+            if not split.any():
+                break
+            spans = np.where(split, 1 << PART_BITS, 1)
+            self.steps.append((np.cumsum(spans) - spans, split, shift))
+            self.classes, self.equal = self.tally(pixels, int(spans.sum()))
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """The number of each score."""
-        keys, rest = keys_of(scores)
-        return self.first[keys] + np.where(self.exact[keys], rest, 0)
+        return self.numbers(*keys_of(scores))
 
-    def describe(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Whether all scores of a number are the same, and the smallest score that may have it."""
-        keys = np.searchsorted(self.first, numbers, side="right") - 1
-        return self.equal[keys] | self.exact[keys], scores_of(keys, numbers - self.first[keys])
+    def numbers(self, keys: np.ndarray, rest: np.ndarray) -> np.ndarray:
+        """The number of each score, given as its key and rest."""
+        for first, split, shift in self.steps:
+            keys = first[keys] + np.where(split[keys], rest >> shift & PARTS, 0)
+        return keys
+
+    def tally(self, pixels: Callable[[], Pixels], size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Abnormal and normal pixels of each number, (2, size), and whether all its scores are the same, (size,)."""
+        classes, moments = (np.zeros((2, size)) for _ in range(2))
+        for _, scores, lesion in pixels():
+            keys, rest = keys_of(scores)
+            numbers = self.numbers(keys, rest)
+            for total, chosen in zip(classes, (lesion > 0, lesion == 0), strict=True):
+                np.add.at(total, numbers[chosen], 1.0)
+            for power, total in enumerate(moments, start=1):
+                np.add.at(total, numbers, rest.astype(float) ** power)
+        # No variance within the number: of whole numbers, and equal products round alike.
+        return classes, classes.sum(axis=0) * moments[1] == moments[0] ** 2
+
+    def smallest(self, numbers: np.ndarray) -> np.ndarray:
+        """The smallest score that may have each number."""
+        rest = np.zeros(numbers.size, np.int64)
+        for first, _, shift in reversed(self.steps):
+            keys = np.searchsorted(first, numbers, side="right") - 1
+            rest |= (numbers - first[keys]) << shift
+            numbers = keys
+        return scores_of(numbers, rest)
 
 
 def keys_of(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -192,25 +192,22 @@ def scores_of(keys: np.ndarray, rest: np.ndarray | int = 0) -> np.ndarray:
     return np.where(ordered >> 31, ordered & np.uint32(0x7FFFFFFF), ~ordered).view(np.float32)
 
 
-def make_bins(
-    positives: np.ndarray, negatives: np.ndarray, index_of: Index, bins: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Join keys into bins within which abnormal and normal pixels may be taken for evenly mixed.
+def make_bins(index_of: Index, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join numbers into bins within which abnormal and normal pixels may be taken for evenly mixed.
 
     Rates change with the shares of abnormal and normal pixels that score higher, precision with the logarithm of the
-    latter's number, so a bin ends where one of the three has grown by a set step. A key with more pixels than a bin
+    latter's number, so a bin ends where one of the three has grown by a set step. A number with more pixels than a bin
     should hold, such as that of the exact zeros around a brain, stands alone.
 
     Args:
-        positives: abnormal pixels of each number of the index, in rising order of scores.
-        negatives: normal pixels of each number.
-        index_of: the index.
-        bins: about how many bins to make; few keys are not joined.
+        index_of: the numbers, with their pixels.
+        bins: about how many bins to make; few numbers are not joined.
 
     Returns:
         The bin of each number (falling scores), whether all pixels of a bin have the same score, and the smallest score
         of each.
     """
+    positives, negatives = index_of.classes
     used = np.flatnonzero(positives + negatives)[::-1]
     begins = np.ones(used.size, bool)
     if used.size > bins:
@@ -225,8 +222,8 @@ def make_bins(
     bin_of = np.zeros(positives.size, np.int32)
     bin_of[used] = number
     ends = np.append(begins[1:], True)[: used.size]
-    equal, lower = index_of.describe(used[ends])
-    return bin_of, (np.bincount(number) == 1) & equal, lower
+    last = used[ends]
+    return bin_of, (np.bincount(number) == 1) & index_of.equal[last], index_of.smallest(last)
 
 
 def pooled(counts: Counts, weights: np.ndarray, block: int = 64) -> Iterator[tuple[np.ndarray, ...]]:
