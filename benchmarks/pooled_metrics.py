@@ -8,7 +8,7 @@ from side_by_side import Row, alternate, main, ratio
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from brainuad import detection
-from brainuad.counts import count
+from brainuad.counts import count_together
 
 IMAGE = 128 * 128
 PEER = "scikit-learn `roc_auc_score` + `average_precision_score`"
@@ -35,9 +35,9 @@ def streamed(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     def images():
         for start in range(0, len(scores), IMAGE):
             part = slice(start, start + IMAGE)
-            yield 0, scores[part], truth[part].astype(np.int32)
+            yield 0, scores[part], truth[part]
 
-    counts = count(images, 1)
+    counts = count_together(images)
     return tuple(float(value[0]) for value in detection.areas(counts.positives, counts.negatives, counts.tied))
 
 
