@@ -12,9 +12,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from brainuad.configuration import check, is_floor, model_digest
 from brainuad.exclusions import FILE, counted, read_decisions, without_excluded
 from brainuad.leakage import check_people, people
-from brainuad.manifest import check_splits, chunks, exists, listing, read_datasets
+from brainuad.manifest import check_splits, chunks, listing, read_datasets
 from brainuad.published import check_published
-from brainuad.sources import find_scans, summaries
+from brainuad.sources import find_scans, list_files, summaries
 
 try:
     config.update(check(config, ROOT / "config/schema/config.schema.yaml"))
@@ -31,13 +31,14 @@ try:
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
+jobs = {dataset: chunks(table, config["preprocessing"]["scans_per_job"]) for dataset, table in scans.items()}
 if workflow.is_main_process:
+    list_files(jobs, config["datasets"])
     for summary in summaries(scans, config["datasets"], found):
         (logger.info if summary.complete else logger.warning)(summary.text)
     for said in filter(None, (counted(decisions), absent)):
         logger.warning(said)
 
-jobs = {dataset: chunks(table, config["preprocessing"]["scans_per_job"]) for dataset, table in scans.items()}
 synthetic_datasets = [dataset for dataset, entry in config["datasets"].items() if entry["from"]]
 training_datasets = config["training"]["datasets"]
 # Grids have their response surfaces; what is scored of the others goes into the tables.
@@ -54,11 +55,10 @@ wildcard_constraints:
 
 
 def raw_scans(wildcards):
-    """The files of one preprocessing job; a file that is missing is set aside by the job, with its reason."""
-    if config["datasets"][wildcards.dataset]["phantom"]:
-        return [f"results/phantom/{wildcards.dataset}/chunk-{wildcards.chunk}.tsv"]
-    table = jobs[wildcards.dataset][wildcards.chunk]
-    return [name for column in ("t1w", "lesion") for name in table[column] if name and exists(name)]
+    """What one preprocessing job reads: the list of its files, or of the scans that were simulated for it."""
+    simulated = f"results/phantom/{wildcards.dataset}/chunk-{wildcards.chunk}.tsv"
+    listed = str(listing(wildcards.dataset, wildcards.chunk))
+    return simulated if config["datasets"][wildcards.dataset]["phantom"] else listed
 
 
 def phantom_rows(wildcards):
@@ -69,9 +69,10 @@ def phantom_rows(wildcards):
 def scan_rows(wildcards):
     """The scans of one preprocessing job, with what the dataset declares and a person decided about them."""
     dataset, columns = wildcards.dataset, ["scan", "subject", "session", "t1w", "lesion"]
-    rows = jobs[dataset][wildcards.chunk][columns].assign(skull_stripped=config["datasets"][dataset]["skull_stripped"])
-    decided = rows["scan"].map({scan: entry["decision"] for scan, entry in decisions[dataset].items()})
-    return rows.assign(include=decided.eq("include")).to_dict("records")
+    declared = {"skull_stripped": config["datasets"][dataset]["skull_stripped"]}
+    included = {scan for scan, entry in decisions[dataset].items() if entry["decision"] == "include"}
+    rows = jobs[dataset][wildcards.chunk][columns].to_dict("records")
+    return [{**row, **declared, "include": row["scan"] in included} for row in rows]
 
 
 def dataset_decisions(wildcards):
@@ -114,6 +115,5 @@ def source_samples(wildcards):
 
 def sample_set(dataset):
     """The files of a dataset's sample set."""
-    return multiext(
-        f"results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv", "images.sha256"
-    )
+    names = ("images.npy", "brain.npy", "lesion.npy", "table.tsv", "images.sha256")
+    return multiext(f"results/samples/{dataset}/", *names)

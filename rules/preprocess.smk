@@ -1,7 +1,7 @@
 """
 Bring raw scans into template space and look at what came out.
 
-inputs    the raw scans of each dataset's manifest, or results/phantom/ from data.smk
+inputs    results/sources/{dataset}/    the raw files of each job, listed as Snakemake starts; or results/phantom/ from data.smk
 outputs   results/preprocess/{dataset}/        per scan: T1, brain mask, lesion mask, transforms, quality.json;
                                                per job: a table of its scans, with the reason of each that was set aside
           results/quality/{dataset}.tsv,png    the table that decides in or out, and a montage

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from brainuad.configuration import check
-from brainuad.manifest import COLUMNS, ManifestError, listing, read_datasets, read_scans
+from brainuad.manifest import COLUMNS, ManifestError, chunks, listing, read_datasets, read_scans, stamp
 from brainuad.patterns import find
-from brainuad.sources import find_scans, summaries
+from brainuad.sources import find_scans, list_files, summaries
 from conftest import ROOT
 
 SCHEMA = ROOT / "config/schema/config.schema.yaml"
@@ -218,6 +218,38 @@ def test_jobs_read_the_list_and_never_search(tmp_path, monkeypatch):
     listing("cohort").unlink()
     with pytest.raises(ManifestError, match="start Snakemake itself"):
         read_scans("cohort", entry)
+
+
+def test_the_files_of_a_job_are_listed_anew_when_one_of_them_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tree(tmp_path, "c/01.nii", "c/02.nii", "c/03.nii", "m/01.nii")
+    columns = {"scan": ["sub-01", "sub-02", "sub-03"], "t1w": ["c/01.nii", "c/02.nii", "c/03.nii"]}
+    table = pd.DataFrame({**columns, "lesion": ["m/01.nii", "", "m/missing.nii"]})
+    datasets = {"cohort": {"phantom": None}, "simulated": {"phantom": {"subjects": 3}}}
+
+    def listed():
+        stamp.cache_clear()  # of the Snakemake before
+        list_files({name: chunks(table, 2) for name in datasets}, datasets)
+        return [(path.stat().st_mtime_ns, path.read_text()) for path in paths]
+
+    paths = [listing("cohort", chunk) for chunk in ("0001", "0002")]
+    first = listed()
+    files = [[line.split("\t")[0] for line in text.splitlines()[1:]] for _, text in first]
+    assert files == [["c/01.nii", "c/02.nii", "m/01.nii"], ["c/03.nii"]]
+    assert not listing("simulated", "0001").exists()
+    assert listed() == first, "what follows would be made anew"
+    for change in (
+        lambda: (tmp_path / "c/02.nii").write_text("another scan"),
+        lambda: os.utime(tmp_path / "c/02.nii", (0, 0)),
+        lambda: (tmp_path / "m/01.nii").unlink(),
+    ):
+        before = listed()
+        change()
+        after = listed()
+        assert after[0] != before[0]
+        assert after[1] == before[1], "of another job"
+    tree(tmp_path, "m/missing.nii")
+    assert "m/missing.nii" in listed()[1][1]
 
 
 def test_every_dataset_with_scans_has_its_line(tmp_path):

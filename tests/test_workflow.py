@@ -392,6 +392,9 @@ def test_a_dry_run_says_what_of_each_dataset_is_used(tmp_path):
     done = pd.read_csv(tmp_path / "study/results/preprocess/archive/chunk-0001.tsv", sep="\t", dtype=str)
     assert set(done["scan"]) == set(listed["scan"][: len(done)])
     assert set(done["status"]) == {"excluded"}, "they are empty files"
+    assert "Nothing to be done" in snakemake(tmp_path / "study", "results/preprocess/archive/chunk-0001.tsv")
+    (tmp_path / "archive/01/t1.nii.gz").write_text("another scan")
+    assert jobs(snakemake(tmp_path / "study", "-n", "results/preprocess/archive/chunk-0001.tsv")) == {"preprocess": 1}
     config["datasets"]["archive"]["pattern"] = str(tmp_path / "archive/{subject}/t2.nii.gz")
     write(tmp_path / "study", config)
     output = snakemake(tmp_path / "study", "-n", check=False)

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,6 @@ __all__ = [
     "ManifestError",
     "check_splits",
     "chunks",
-    "exists",
     "listing",
     "read_datasets",
     "read_manifest",
@@ -29,6 +29,7 @@ __all__ = [
     "scan_names",
     "split_of",
     "splits",
+    "stamp",
 ]
 
 REQUIRED = ("subject", "t1w")
@@ -65,9 +66,9 @@ def read_scans(dataset: str, entry: dict) -> pd.DataFrame:
     return read_manifest(Path(entry["manifest"]))
 
 
-def listing(dataset: str) -> Path:
-    """Where, in the study's folder, the scans that were found are listed."""
-    return Path(f"results/sources/{dataset}.tsv")
+def listing(dataset: str, chunk: str = "") -> Path:
+    """Where, in the study's folder, the scans that were found are listed, or the raw files of one job."""
+    return Path(f"results/sources/{dataset}/chunk-{chunk}.tsv" if chunk else f"results/sources/{dataset}.tsv")
 
 
 def read_listing(dataset: str) -> pd.DataFrame:
@@ -262,11 +263,17 @@ def splits(table: pd.DataFrame, fractions: dict[str, float], seed: int) -> list[
 
     A family, where one is given, is drawn as a whole.
     """
+    return list(drawn(table, fractions, seed))
+
+
+def drawn(table: pd.DataFrame, fractions: dict[str, float], seed: int) -> Iterator[str]:
+    """The same one by one, for who needs a few."""
     units = table["subject"]
     if "family" in table:
         units = table["family"].where(table["family"] != "", units)
     given = table["split"] if "split" in table else [""] * len(table)
-    return [said or split_of(unit, fractions, seed) for said, unit in zip(given, units, strict=True)]
+    for said, unit in zip(given, units, strict=True):
+        yield said or split_of(unit, fractions, seed)
 
 
 def chunks(scans: pd.DataFrame, scans_per_job: int) -> dict[str, pd.DataFrame]:
@@ -300,9 +307,14 @@ def read_datasets(datasets: dict[str, dict]) -> dict[str, pd.DataFrame]:
 
 
 @functools.cache
-def exists(path: str) -> bool:
-    """Whether a raw scan exists; each is looked for once, as a file server takes its time for 50,000."""
-    return os.path.exists(path)
+def stamp(path: str) -> tuple[int, int] | None:
+    """Size in bytes and time in ns of a raw scan, None if there is none; each is looked for once, as a file server
+    takes its time for 50,000."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def check_splits(scans: dict[str, pd.DataFrame], datasets: dict[str, dict], training: list[str], seed: int) -> None:
@@ -316,7 +328,7 @@ def check_splits(scans: dict[str, pd.DataFrame], datasets: dict[str, dict], trai
     needed += [(entry["from"], "test", f"`datasets.{name}.from`") for name, entry in datasets.items() if entry["from"]]
     for name, split, key in needed:
         entry = datasets[name]
-        if split not in splits(scans[name], entry["split"], seed):
+        if split not in drawn(scans[name], entry["split"], seed):
             raise ManifestError(
                 f"{key}: of dataset {name!r} none of the {scans[name]['subject'].nunique()} subjects falls into the "
                 f"split {split!r}: raise `datasets.{name}.split.{split}` or add subjects."

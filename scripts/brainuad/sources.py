@@ -12,10 +12,10 @@ import pandas as pd
 from brainuad import bids
 from brainuad.configuration import PLACEHOLDERS, nearest
 from brainuad.faults import FAULTS
-from brainuad.manifest import COLUMNS, ManifestError, check_families, exists, listing, read_table, scan_names
+from brainuad.manifest import COLUMNS, ManifestError, check_families, listing, read_table, scan_names, stamp
 from brainuad.patterns import Match, clean, find, why_nothing
 
-__all__ = ["Summary", "find_scans", "summaries"]
+__all__ = ["Summary", "find_scans", "list_files", "summaries"]
 
 DESCRIBING = PLACEHOLDERS[2:]  # all but subject and session
 
@@ -42,14 +42,36 @@ def find_scans(datasets: dict[str, dict]) -> dict[str, Summary]:
     for name, entry in datasets.items():
         if entry["pattern"] is not None or entry["bids"] is not None:
             table, left, found[name] = scan(name, entry)
-            write(table, listing(name))
-            write(left, listing(name).with_suffix(".left_out.tsv"))
+            write(text_of(table), listing(name))
+            write(text_of(left), listing(name).with_suffix(".left_out.tsv"))
     return found
 
 
-def write(table: pd.DataFrame, path: Path) -> None:
-    """Write a list of scans, whole or not at all, unless it is there already."""
-    text = table.to_csv(sep="\t", index=False, lineterminator="\n")
+def list_files(jobs: dict[str, dict[str, pd.DataFrame]], datasets: dict[str, dict]) -> None:
+    """List the raw files of each preprocessing job, with size and time, in ``results/sources/``.
+
+    So a job has one input in place of hundreds, each of which takes Snakemake a tenth of a millisecond. Still it is
+    made anew when one of its files is replaced, comes or goes: its list is another then.
+
+    Args:
+        jobs: the tables of scans by dataset and chunk.
+        datasets: their entries; those that are simulated have no files yet.
+    """
+    for name, chunks in jobs.items():
+        for chunk, table in chunks.items() if datasets[name]["phantom"] is None else ():
+            paths = [path for column in ("t1w", "lesion") for path in table[column] if path]
+            found = [(path, *stamp(path)) for path in paths if stamp(path)]
+            rows = [f"{path}\t{size}\t{time}" for path, size, time in found]
+            write("\n".join(["path\tbytes\tmodified_ns", *rows, ""]), listing(name, chunk))
+
+
+def text_of(table: pd.DataFrame) -> str:
+    """A table as TSV."""
+    return table.to_csv(sep="\t", index=False, lineterminator="\n")
+
+
+def write(text: str, path: Path) -> None:
+    """Write a list, whole or not at all, unless it is there already."""
     if path.exists() and path.read_bytes() == text.encode():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +290,7 @@ def summaries(scans: dict[str, pd.DataFrame], datasets: dict[str, dict], found: 
         if datasets[name]["phantom"] is not None:
             said.append(Summary(f"{name}: {count(len(table), 'simulated scan')} of {subjects}.", True))
             continue
-        missing = [path for path in table["t1w"] if not exists(path)]
+        missing = [path for path in table["t1w"] if stamp(path) is None]
         text = (
             f"{name}: found {count(len(table), 'scan')} of {subjects} in {datasets[name]['manifest']}, "
             f"used {len(table) - len(missing)}"

@@ -77,7 +77,8 @@ AccountingStorageEnforce=associations,limits,qos
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherParams=OverMemoryKill,UsePss
 JobAcctGatherFrequency=task=1
-NodeName={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=64 RealMemory=256000 Gres=gpu:v100:2,gpu:a100:1,gpu:t4:16
+NodeName={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=64 RealMemory=256000 \
+    Gres=gpu:v100:2,gpu:a100:1,gpu:t4:16,gpu:l4:1
 # Two more slurmd of the same machine, for the tests in which a node fails.
 NodeName=frail1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[4]} CPUs=8 RealMemory=64000 Gres=gpu:k80:1
 NodeName=frail2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[5]} CPUs=8 RealMemory=64000 Gres=gpu:k80:1
@@ -92,6 +93,7 @@ PartitionName=pair Nodes=pair[1-2] DefaultTime=10 State=UP
 # Takes jobs that it will never start.
 PartitionName=short Nodes={host} MaxTime=5 State=UP
 PartitionName=spare Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=8 State=UP
+PartitionName=fleeting Nodes={host} DefaultTime=10 PriorityTier=1 PreemptMode=CANCEL GraceTime=8 State=UP
 PartitionName=urgent Nodes={host} DefaultTime=10 PriorityTier=10 PreemptMode=OFF State=UP
 """
 
@@ -100,6 +102,7 @@ AutoDetect=off
 NodeName={host} Name=gpu Type=v100 File={folder}/gpu[0-1]
 NodeName={host} Name=gpu Type=a100 File={folder}/gpu2
 NodeName={host} Name=gpu Type=t4 File={folder}/gpu[3-18]
+NodeName={host} Name=gpu Type=l4 File={folder}/gpu23
 NodeName=frail1 Name=gpu Type=k80 File={folder}/gpu19
 NodeName=frail2 Name=gpu Type=k80 File={folder}/gpu20
 NodeName=pair1 Name=gpu Type=p100 File={folder}/gpu21
@@ -187,7 +190,7 @@ class Cluster:
         (self.folder / "munge.key").write_bytes(os.urandom(128))
         (self.folder / "munge.key").chmod(0o400)
         try:
-            for number in range(23):  # a GPU's file must be a character device, or CUDA_VISIBLE_DEVICES stays empty
+            for number in range(24):  # a GPU's file must be a character device, or CUDA_VISIBLE_DEVICES stays empty
                 os.mknod(self.folder / f"gpu{number}", 0o20666, os.makedev(1, 3))
         except OSError as error:
             raise NoSlurm(f"device files for feigned GPUs cannot be made here ({error})") from None

@@ -19,12 +19,15 @@ from test_slurm import (
     WEIGHTS,
     assert_same,
     begin_training,
+    cost_of,
     fail,
     finish,
+    log_of,
     name_of,
     pytestmark,
     repository,
     running,
+    starts,
     states,
     study,
     told,
@@ -79,3 +82,12 @@ def test_a_training_outlives_the_failure_of_one_of_its_nodes(on_two_nodes, asser
     finish(run, study)
     assert_same(tolerance=1e-5)
     assert states(name_of(study)) == ["NODE_FAIL", "COMPLETED"]
+
+
+def test_a_training_on_two_nodes_outlives_its_walltime(on_two_nodes, assert_same, repository):
+    study = on_two_nodes(seconds=4.0, runtime=2)  # 32 steps: 128 s at least
+    finish(begin_training(study, repository), study)
+    assert_same(tolerance=1e-6)
+    assert starts(study) >= 2
+    assert cost_of(study)["processes"] == 2
+    assert "saved on request" in log_of(study)

@@ -7,6 +7,7 @@ and walltime. All tests share the Slurm and the machine, and run at once.
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -265,6 +266,19 @@ def test_a_preempted_training_goes_on_when_its_gpu_is_free_again(train_patiently
     assert "saved on request" in log_of(study)
 
 
+def test_a_training_that_is_cancelled_for_another_job_is_submitted_again(train_patiently, assert_same, repository):
+    study = train_patiently(gpu_model="l4", slurm_partition="fleeting")
+    run = begin_training(study, repository)
+    job = running(study)
+    name = name_of(study)
+    told("sbatch", "--partition=urgent", "--gres=gpu:l4:1", "--output=/dev/null", "--wrap", "sleep 3")
+    assert f"{job} was lost (PREEMPTED): another takes its place" in finish(run, study)
+    assert_same()
+    assert states(name) == ["PREEMPTED", "COMPLETED"]
+    assert starts(study) == 2
+    assert "saved on request" in log_of(study)
+
+
 def test_a_training_that_is_killed_is_submitted_again(train_patiently, assert_same, repository):
     study = train_patiently(gpu_model="t4")
     run = begin_training(study, repository)
@@ -373,17 +387,39 @@ def test_a_job_without_enough_memory_gets_more_on_the_second_try(study, reposito
     assert (study / "results/hungry.txt").read_text().split() == ["800"]
 
 
-def test_a_run_outlives_an_accounting_database_that_is_down(study, repository):
-    run = begin(study, repository, "results/waiting.txt", options=("--verbose",))
-    time.sleep(12)
-    folder = Path(os.environ["SLURM_CONF"]).parent
-    os.kill(int((folder / "slurmdbd.pid").read_text()), signal.SIGTERM)
-    time.sleep(25)
-    assert run.poll() is None
-    with (folder / "slurmdbd-again.log").open("w") as log:
-        subprocess.Popen(["slurmdbd", "-D"], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    assert "could not check status of job" in finish(run, study)
-    assert (study / "results/waiting.txt").exists()
+def test_runs_outlive_an_accounting_database_that_is_down(tmp_path, study, repository, monkeypatch):
+    """Jobs are submitted meanwhile, too, whether their account comes by the profile or by the environment."""
+    by_profile, by_environment = tmp_path / "by_profile", tmp_path / "by_environment"
+    for folder in (by_profile, by_environment):
+        patient(folder)
+    runs = {study: begin(study, repository, "results/waiting.txt", options=("--verbose",))}
+    wait_for(lambda: number_of_job(study))
+    slurm = Path(os.environ["SLURM_CONF"]).parent
+    os.kill(int((slurm / "slurmdbd.pid").read_text()), signal.SIGTERM)
+    up_again = time.monotonic() + 25
+    try:
+        resources = yaml.safe_load((repository / "profiles/slurm/config.yaml").read_text())["default-resources"]
+        given = [f"{name}={value}" for name, value in (resources | {"slurm_account": "project"}).items()]
+        runs[by_profile] = begin(by_profile, repository, "results/waiting.txt", options=("--default-resources", *given))
+        monkeypatch.setenv("SBATCH_ACCOUNT", "project")
+        runs[by_environment] = begin(by_environment, repository, "results/waiting.txt")
+        numbers = [wait_for(lambda folder=folder: number_of_job(folder)) for folder in (by_profile, by_environment)]
+        time.sleep(max(0, up_again - time.monotonic()))
+        assert all(run.poll() is None for run in runs.values())
+    finally:  # the other tests ask it, too
+        with (slurm / "slurmdbd-again.log").open("w") as log:
+            subprocess.Popen(["slurmdbd", "-D"], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    for folder, run in runs.items():
+        finish(run, folder)
+        assert (folder / "results/waiting.txt").exists()
+    assert "could not check status of job" in (study / "printed.txt").read_text()
+    columns = ["--noheader", "--allocations", "--parsable2", "--format=Account"]
+    assert told("sacct", *columns, f"--jobs={','.join(numbers)}").split() == ["project", "project"]
+
+
+def number_of_job(study):
+    """Number of the first job that the executor has submitted; empty until it has."""
+    return "".join(re.findall(r"submitted with SLURM jobid (\d+)", (study / "printed.txt").read_text())[:1])
 
 
 def test_a_training_outlives_the_failures_of_its_node(train_patiently, assert_same, repository):
@@ -462,12 +498,20 @@ def test_two_processes_of_a_job_train_together(train_patiently, assert_same, rep
     assert [path.name.split("_")[1] for path in sorted(logs)] == ["0", "1"]
 
 
+def test_processes_that_train_together_outlive_their_walltime(train_patiently, assert_same, repository):
+    study = train_patiently(seconds=4.0, training={"gpus": 2}, gpu_model="t4", runtime=2)  # 32 steps: 128 s at least
+    finish(begin_training(study, repository), study)
+    assert_same(tolerance=1e-6)
+    assert starts(study) >= 2
+    assert cost_of(study)["processes"] == 2
+    assert "saved on request" in log_of(study)
+
+
 def test_quality_of_service_and_other_options_reach_trainings_and_rules(train_patiently, repository):
     study = train_patiently(gpu_model="t4", slurm_extra="--nice=7")
     change_profile(repository, {}, defaults={"qos": "long", "slurm_extra": "--nice=8"})
     run = begin_training(study, repository, WEIGHTS, "results/waiting.txt", options=("waiting",))
-    number = r"submitted with SLURM jobid (\d+)"
-    waiting = wait_for(lambda: re.findall(number, (study / "printed.txt").read_text()))[0]
+    waiting = wait_for(lambda: number_of_job(study))
     for job, asked in ((running(study), "long|7"), (waiting, "long|8")):
         assert told("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%q|%y").split() == [asked]
     finish(run, study)
@@ -510,3 +554,16 @@ def test_the_user_is_told_of_a_job_that_slurm_will_never_start(train_patiently, 
     wait_for(lambda: "PartitionTimeLimit (as it is Slurm will not start it" in (study / "printed.txt").read_text())
     told("scancel", recorded(study)["record"]["job_id"])
     assert "was cancelled" in finish(run, study, succeeds=False)
+
+
+def test_a_job_of_another_rule_that_slurm_will_never_start_is_found_as_the_page_says(study, repository):
+    """Nobody announces it; the command that the page names shows the reason, and Ctrl-C takes it out of the queue."""
+    change_profile(repository, {}, defaults={"slurm_partition": "short", "runtime": 30})
+    run = begin(study, repository, "results/waiting.txt")
+    job = wait_for(lambda: number_of_job(study))
+    page = (Path(__file__).parents[2] / "docs/cluster.md").read_text()
+    command = shlex.split(re.search(r"`(squeue --me --states=PENDING [^`]+)`", page)[1])
+    wait_for(lambda: re.search(rf"^ *{job} .*\bPartitionTimeLimit\b", told(*command), re.M))
+    os.killpg(run.pid, signal.SIGINT)
+    wait_for(lambda: state_of(job) in ("", "CANCELLED"))
+    finish(run, study, succeeds=False)
