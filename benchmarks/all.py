@@ -62,8 +62,8 @@ def run(name: str, folder: Path) -> tuple[list[Row], str]:
 def page(sections: dict[str, list[Row]], said: list[str]) -> str:
     """What goes between the marks of the page."""
     rows = [row for part in sections.values() for row in part]
-    reached = sum(row.reached for row in rows)
-    parts = [f"Measured {machine()}", f"{reached} of {len(rows)} goals reached."]
+    goals = [row for row in rows if row.wanted is not None]
+    parts = [f"Measured {machine()}", f"{sum(row.reached for row in goals)} of {len(goals)} goals reached."]
     for title, part in sections.items():
         parts += [f"## {title}", table(part)] if part else []
     return "\n\n".join([*parts, "Scripts: " + "; ".join(said) + "."])

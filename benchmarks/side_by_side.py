@@ -31,7 +31,7 @@ class Row:
     Attributes:
         goal: what was done, and on how much.
         against: the peer, with how it was called; empty for a figure that has none.
-        wanted: the bound.
+        wanted: the bound; None where there is no goal.
         value: the median of the rounds.
         low: the least of them.
         high: the greatest.
@@ -42,7 +42,7 @@ class Row:
 
     goal: str
     against: str
-    wanted: float
+    wanted: float | None
     value: float
     low: float | None = None
     high: float | None = None
@@ -53,13 +53,16 @@ class Row:
     @property
     def reached(self) -> bool:
         """Whether the median keeps to the bound."""
+        if self.wanted is None:
+            return True
         return self.value >= self.wanted if self.at_least else self.value <= self.wanted
 
     def cells(self) -> tuple[str, ...]:
         """What its line of the table says."""
         spread = "" if self.low is None else f"{figure(self.low)}–{figure(self.high)}"
-        wanted = f"{'≥' if self.at_least else '≤'} {figure(self.wanted)} {self.unit}".rstrip()
-        verdict = "reached" if self.reached else "**not reached**"
+        sign = "≥" if self.at_least else "≤"
+        wanted = "" if self.wanted is None else f"{sign} {figure(self.wanted)} {self.unit}".rstrip()
+        verdict = "" if self.wanted is None else "reached" if self.reached else "**not reached**"
         goal = f"{self.goal} ({self.note})" if self.note else self.goal
         return goal, self.against, wanted, f"{figure(self.value)} {self.unit}".rstrip(), spread, verdict
 
