@@ -2,6 +2,7 @@
 # make test    all tests but those on Slurm; those in a browser are skipped without Chromium and its driver
 # make test-slurm    those on Slurm: starts a real one for the time of the tests; needs root and, once, Debian's apt-get
 # make test-slow    whether 95 % intervals cover the truth in 95 of 100 cases: minutes of simulation
+# make bench   ours beside its peers, in one run: 25 minutes; writes docs/benchmarks.md
 # make lint    layout and lint of Python and Snakemake files
 # make lock    write requirements.lock anew from pyproject.toml
 
@@ -16,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 # The recipe of `demo`, under its lock.
 .PHONY: demo-run
-.PHONY: help install demo test test-slurm test-slow lint format lock clean
+.PHONY: help install demo test test-slurm test-slow bench lint format lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -55,6 +56,9 @@ test-slurm: $(ENVIRONMENT)
 
 test-slow: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m slow --capture no
+
+bench: $(ENVIRONMENT)
+	$(BIN)/python benchmarks/all.py
 
 lint: $(ENVIRONMENT)
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from scipy.ndimage import affine_transform
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
-from brainuad.augmentation import RandomAffine, rotation_in_plane, warp
+from brainuad.augmentation import RandomAffine, affine_grid, rotation_in_plane, warp
 from brainuad.sample_set import Images, SampleSet, split_batches
 
 STILL = {"rotation": 0, "translation": 0, "scaling": 0}
@@ -84,6 +84,14 @@ def test_agrees_with_scipy(size):
     )
     ours = warp(x, torch.tensor(matrix[None]).float(), torch.tensor(shift[None]).float())
     np.testing.assert_allclose(ours[0, 0], theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [(24, 17), (1, 5), (12, 9, 14)])
+def test_grid_equals_that_of_torch(size):
+    theta = torch.randn(3, len(size), len(size) + 1, generator=generator())
+    theirs = torch.nn.functional.affine_grid(theta, [3, 1, *size], align_corners=False)
+    matrix, offset = theta.split([len(size), 1], dim=2)
+    torch.testing.assert_close(affine_grid(matrix.flip(2), offset, size), theirs, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(32, 20), (10, 12, 14)])

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from brainuad.counts import count, count_exactly, keys_of, pooled, scores_of
+from brainuad.counts import count, count_exactly, count_together, keys_of, pooled, scores_of
 from brainuad.detection import (
     areas,
     auroc,
@@ -121,6 +121,19 @@ def test_areas_of_counts_are_those_of_scikit_learn_to_1e_4(kind, seed):
     ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
     assert ranked == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
     assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_areas_of_all_counted_together_are_those_of_scikit_learn_to_1e_5(kind):
+    scores, truth = drawn(kind, 0, 600_000)
+    parts = [(0, *part) for part in zip(np.split(scores, 20), np.split(truth.astype(int), 20), strict=True)]
+    counts = count_together(lambda: iter(parts))
+    ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
+    assert ranked == pytest.approx(roc_auc_score(truth, scores), abs=1e-5)
+    assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-5)
+    assert counts.positives.sum() == truth.sum()
+    assert counts.negatives.sum() == np.sum(~truth)
+    assert (np.diff(counts.lower) < 0).all()
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0, -1000.0])
