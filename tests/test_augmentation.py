@@ -156,3 +156,13 @@ def test_sets_of_different_sizes_are_refused(tmp_path):
     two = write_set(tmp_path / "two", ["train"], (4, 8), 0)
     with pytest.raises(ValueError, match="must share one size"):
         Images([one, two], "train")
+
+
+@pytest.mark.parametrize("name", ["rotation", "translation", "scaling", "flip"])
+def test_still_means_that_nothing_moves(name):
+    none = dict.fromkeys(("rotation", "translation", "scaling", "flip"), 0.0)
+    x = torch.rand(2, 1, 8, 8)
+    assert RandomAffine(**none).still
+    assert torch.equal(RandomAffine(**none)(x, torch.Generator()), x)
+    assert not RandomAffine(**none | {name: 0.1}).still
+    assert RandomAffine(**none | {name: 0.1}, probability=0.0).still == (name != "flip")

@@ -34,6 +34,7 @@ fingerprint         what decides the outcome of a training, as one digest
 interruption        signals that ask a training to save or to stop
 gpus                whether torch can use the GPU that a job was given
 devices             the GPU a job got: code for it, precision
+condensing          images that are never moved → what a model learns from, made once
 ranks               several processes that train one model together
 training            fits any ``Detector``: schedule, checkpoints, resume, cost
 scoring             trained model × sample set → reconstructions and anomaly maps

@@ -39,6 +39,11 @@ class RandomAffine:
         self.rotation, self.translation, self.scaling, self.flip = rotation, translation, scaling, flip
         self.probability = probability
 
+    @property
+    def still(self) -> bool:
+        """Whether images always stay as they are."""
+        return self.flip == 0 and (self.probability == 0 or self.rotation == self.translation == self.scaling == 0)
+
     def __call__(self, x: Tensor, generator: Generator, whole: int | None = None, start: int = 0) -> Tensor:
         """Transformed copies of x (b, 1, *size); values stay within the range of x and 0.
 
