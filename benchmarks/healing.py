@@ -64,16 +64,18 @@ def measure_speed(batch: int, side: int, lengths: tuple[int, ...], rounds: int, 
     yield ratio(goal.format(10), FLASH, 12, seconds[4], own[1])
 
 
-def trained(updates: tuple[int, int], side: int, subjects: int, params: dict | None = None) -> tuple[Detector, Tensor]:
-    """A model that has learnt simulated brains, and slices of other brains, every second with an anomaly."""
+def trained(
+    updates: tuple[int, int], side: int, subjects: int, count: int, params: dict | None
+) -> tuple[Detector, Tensor]:
+    """A model that has learnt simulated brains, and so many slices of others, every second with an anomaly."""
     torch.manual_seed(0)
     healthy, _ = slices(range(subjects), 24, side)
     vqvae = create("vqvae.VQVAE", (side, side), {"channels": [32, 32]})
     vqvae = Training(vqvae, healthy, 1e-3, 8).learn(updates[0]).cpu()
     detector = create("vqvae_transformer.VQVAETransformer", (side, side), params or {}, vqvae)
     detector = Training(detector, healthy, 1e-3, 8).learn(updates[1])
-    images, brains = slices(range(subjects, subjects + 3), 22, side)
-    images, brains = images[:64], brains[:64]
+    images, brains = slices(range(subjects, subjects + 4), -(-count // 4), side)
+    images, brains = images[:count], brains[:count]
     images[::2] = abnormal(images, brains, (side // 6, side // 4))[0][::2]
     return detector, torch.from_numpy(images).to(detector.orders.device)
 
@@ -100,8 +102,8 @@ def measure_sameness(detector: Detector, x: Tensor) -> Iterator[Row]:
     if gaps:
         note += f"; logits of tokens that differ lie at most {max(gaps):.1e} apart"
     goal = f"... images of {len(x)} with identical codes at 3 % and at 10 %, by a trained model"
-    count = int(torch.stack(same).all(0).sum())
-    yield Row(goal, f"{PLAIN}, without flash at 3 %, with it at 10 %", len(x), count, unit="", note=note)
+    equal = int(torch.stack(same).all(0).sum())
+    yield Row(goal, f"{PLAIN}, without flash at 3 %, with it at 10 %", len(x), equal, unit="", note=note)
 
 
 def measure(
@@ -111,11 +113,12 @@ def measure(
     rounds: int = ROUNDS,
     updates: tuple[int, int] = (300, 250),
     subjects: int = 8,
+    count: int = 64,
     params: dict | None = None,
 ) -> Iterator[Row]:
     """The ratios, and whether tokens are identical."""
     yield from measure_speed(batch, side, lengths, rounds, params)
-    yield from measure_sameness(*trained(updates, 2 * side, subjects, params))
+    yield from measure_sameness(*trained(updates, 2 * side, subjects, count, params))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the benchmarks of training share: steps of brainuad's own training on images in memory, and their losses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -8,8 +8,10 @@ from scipy.ndimage import gaussian_filter
 from side_by_side import Row
 from torch import Tensor
 
+from brainuad.condensing import condensed
 from brainuad.devices import accelerate
 from brainuad.models import Detector
+from brainuad.sample_set import split_batches
 from brainuad.training import Run
 
 STILL = {"rotation": 0.0, "translation": 0.0, "scaling": 0.0, "flip": 0.0}
@@ -28,6 +30,11 @@ class InMemory:
     def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
         """The images of these numbers."""
         return self.images[numbers]
+
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """All images once."""
+        for numbers in split_batches(np.arange(len(self)), batch_size):
+            yield self[numbers]
 
 
 class Training:
@@ -50,6 +57,9 @@ class Training:
         }
         fabric = accelerate(settings["training"])
         self.run = Run(detector, fabric, settings, 0, InMemory(images), InMemory(images))
+        if detector.condenses and self.run.augment.still:
+            run = self.run
+            run.training = condensed(detector, run.training, run.batch_size, fabric, run.layout)
         self.x = fabric.to_device(torch.from_numpy(images))
         self.run.detector.train()
 
