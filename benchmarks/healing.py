@@ -111,7 +111,7 @@ def measure(
     side: int = 32,
     lengths: tuple[int, ...] = LENGTHS,
     rounds: int = ROUNDS,
-    updates: tuple[int, int] = (300, 250),
+    updates: tuple[int, int] = (300, 150),
     subjects: int = 8,
     count: int = 64,
     params: dict | None = None,

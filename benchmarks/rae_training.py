@@ -28,7 +28,7 @@ def measure(batch: int = BATCH, side: int = SIDE, rounds: int = ROUNDS, params: 
     def peer() -> tuple[float, float]:
         return naive.step(training.x)
 
-    same = equal_losses(training, ["encoder", "decoder"], peer, PEER)
+    same = equal_losses(training, ["encoder", "decoder"], peer, PEER, steps=2)
     lighter.step()
     theirs, own, light = alternate(peer, training.step, lighter.step, rounds=rounds, warm=0)
     goal = f"RAE, training step, {batch} images of {side} × {side}"

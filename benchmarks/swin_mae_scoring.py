@@ -72,7 +72,7 @@ def measure(
     side: int = SIDE,
     rounds: int = ROUNDS,
     params: dict | None = None,
-    updates: int = 400,
+    updates: int = 300,
     subjects: int = 8,
     narrow: dict = NARROW,
 ) -> Iterator[Row]:

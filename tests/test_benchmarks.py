@@ -61,6 +61,12 @@ def test_models_are_measured(name, monkeypatch):
     assert all(row.reached for row in same)
 
 
+def test_peers_owe_brainuad_nothing():
+    paths = list((ROOT / "benchmarks/peers").glob("*.py"))
+    assert paths
+    assert not [path for path in paths if "import brainuad" in path.read_text() or "from brainuad" in path.read_text()]
+
+
 def test_slices_are_brains():
     images, brains = simulated.slices(range(1), 2, 32)
     assert images.shape == brains.shape == (2, 1, 32, 32)

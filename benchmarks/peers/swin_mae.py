@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brainuad.models import swin_mae
-
 EPSILON, PATCH, UNIT, GROUPS = 1e-6, 4, 16, 4
 
 
@@ -201,9 +199,9 @@ def images(x: Tensor, side: int) -> Tensor:
     return x.reshape(-1, 1, side, side)
 
 
-def like(model: swin_mae.SwinMAE) -> SwinMAE:
+def like(model: nn.Module) -> SwinMAE:
     """A network with the sizes and the weights of brainuad's."""
-    blocks = [part for part in model.encoder.modules() if isinstance(part, swin_mae.Block)]
+    blocks = [part for part in model.encoder.modules() if hasattr(part, "shift")]
     heads = [block.attention.num_heads for block in blocks[::2]]
     plain = SwinMAE(len(model.mask_token), heads, model.window, blocks[-1].drop.rate)
     weights = {name: value for name, value in model.state_dict().items() if name != "positions"}
