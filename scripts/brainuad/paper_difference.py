@@ -8,6 +8,7 @@ import pandas as pd
 from brainuad.catalogue import CATALOGUE
 from brainuad.published import printed_numbers, read_published
 from brainuad.results import read_results
+from brainuad.typeset import STYLE
 
 __all__ = ["COLUMNS", "paper_difference"]
 
@@ -61,6 +62,7 @@ def as_page(frame: pd.DataFrame, settings: dict) -> str:
     body = shown.to_html(index=False, float_format="{:.3f}".format, na_rep="-", border=0)
     title = f"{escape(settings['study'])}: published and ours"
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Published and ours</title></head>\n'
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Published and ours</title>'
+        f"<style>{STYLE} td:nth-last-child(-n+2){{min-width:12em;text-align:left}}</style></head>\n"
         f"<body><h1>{title}</h1>{warning * settings['simulated']}\n{body}</body></html>\n"
     )

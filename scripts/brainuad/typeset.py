@@ -6,7 +6,7 @@ from html import escape
 
 from brainuad.tables import MINUS, MISSING, Table, title
 
-__all__ = ["as_html", "as_latex", "as_markdown"]
+__all__ = ["STYLE", "as_html", "as_latex", "as_markdown"]
 
 STYLE = (
     "body{font:15px sans-serif;margin:2em} p{max-width:60em;line-height:1.5} table{border-collapse:collapse} "
