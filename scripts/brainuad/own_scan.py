@@ -34,6 +34,7 @@ COLUMNS = (
     *("scan", "status", "code", "reason", "warnings", "correlation", "overlap", "brain_volume_ml", "bias_range"),
     *("anomaly_mean", "anomaly_max", "z_mean", "z_max", "volume_above_3_ml", "x", "y", "z", "maps"),
 )
+EARLIER = {"brain_extraction": {"method": "template", "command": None}}  # of models from before there was a choice
 ABNORMAL = 3.0  # standard deviations
 
 
@@ -118,7 +119,7 @@ class OwnScans:
                 f"{weights.with_suffix('.json')} does not say how its images were made (`preprocessing`, `samples`): "
                 "name a model that a study trained."
             )
-        self.preprocessing, self.samples = known["preprocessing"], known["samples"]
+        self.preprocessing, self.samples = {**EARLIER, **known["preprocessing"]}, known["samples"]
         self.scoring = self.calibration.record["scoring"] if self.calibration else SCORING
         self.name = self.calibration.record["model"] if self.calibration else self.description["class"]
         trunk = Path(trunk or TRUNK)
