@@ -13,6 +13,7 @@ report: "rules/report/workflow.rst"
 
 include: "rules/common.smk"
 include: "rules/lookups.smk"
+include: "rules/map_lookups.smk"
 include: "rules/resources.smk"
 include: "rules/launcher.smk"
 include: "rules/data.smk"
@@ -23,6 +24,7 @@ include: "rules/evaluate.smk"
 include: "rules/compare.smk"
 include: "rules/judge.smk"
 include: "rules/response.smk"
+include: "rules/maps.smk"
 include: "rules/costs.smk"
 include: "rules/report.smk"
 
@@ -30,11 +32,9 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        "results/comparison.tsv",
-        multiext("results/table2", ".md", ".tex", ".csv", ".html"),
-        multiext("results/strict", ".md", ".tex", ".csv", ".html"),
+        multiext("results/", "comparison.tsv", "significance.tsv", "report.html"),
+        expand("results/{table}.{kind}", table=["table2", "strict"], kind=["md", "tex", "csv", "html"]),
         multiext("results/paper_difference", ".tsv", ".html") if published else [],
-        "results/significance.tsv",
         multiext("results/figures/", "qualitative.png", "learning_curves.png"),
         response_figures(),
-        "results/report.html",
+        map_tables(),
