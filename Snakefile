@@ -23,6 +23,7 @@ include: "rules/evaluate.smk"
 include: "rules/compare.smk"
 include: "rules/judge.smk"
 include: "rules/response.smk"
+include: "rules/maps.smk"
 include: "rules/costs.smk"
 include: "rules/report.smk"
 
@@ -30,11 +31,10 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        "results/comparison.tsv",
+        multiext("results/", "comparison.tsv", "significance.tsv", "report.html"),
         multiext("results/table2", ".md", ".tex", ".csv", ".html"),
         multiext("results/strict", ".md", ".tex", ".csv", ".html"),
         multiext("results/paper_difference", ".tsv", ".html") if published else [],
-        "results/significance.tsv",
         multiext("results/figures/", "qualitative.png", "learning_curves.png"),
         response_figures(),
-        "results/report.html",
+        map_tables(),

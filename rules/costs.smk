@@ -11,6 +11,7 @@ rule costs:
     input:
         last=["results/comparison.tsv", "results/significance.tsv", "results/figures/qualitative.png"],
         response=response_figures(),
+        maps=map_tables(),
         quality=collect("results/quality/{dataset}.tsv", dataset=scans),
         trainings=collect("results/train/{model}/{seed}/cost.json", model=models, seed=seeds),
         scores=collect(

@@ -59,6 +59,12 @@ significance        paired tests between models, and their ranks
 response            what a model finds in each cell of a grid of anomalies
 response_surface    the response of all models as heat maps
 provenance          code, packages, machine and digests of a result
+grids               values of samples → the template's voxels → the scan's own
+calibration         maps of healthy validation subjects → z-scores of others
+derivatives         maps of scans as a BIDS derivative
+map_pictures        slices of maps for print, and a page to walk through them
+maps                scores of a dataset → its maps as images
+own_scan            scans of no study, a trained model → maps and warnings
 page                blocks of text, tables and pictures → one page of HTML
 report_figures      the pictures that the report draws itself
 report_study        what the report is made of
@@ -72,6 +78,7 @@ starts              how often a training was begun without getting further
 jobs                a training as a Slurm job or as processes of this machine
 records             the job of a run folder on record
 launching           where a training runs: one job at a time, found again, its end judged
+__main__            the command ``brainuad``
 ==================  ==============================================================================
 
 Nothing is imported here: every job of a cluster pays for what it imports.

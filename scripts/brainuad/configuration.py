@@ -49,6 +49,7 @@ def check(config: dict, schema: Path) -> dict:
     check_samples(filled)
     check_models(filled)
     check_comparison(filled)
+    check_maps(filled)
     return filled
 
 
@@ -252,6 +253,15 @@ def check_comparison(config: dict) -> None:
             f"`comparison.floor` names {floor!r}, which is a trained model: name one of the floors, "
             f"{', '.join(floors) or 'of which this study has none'}, or null for the strongest."
         )
+
+
+def check_maps(config: dict) -> None:
+    """Maps are asked for of what there is; samples of a grid of anomalies lie on top of each other."""
+    maps, datasets = config["maps"], config["datasets"]
+    ordinary = [name for name, entry in datasets.items() if not (entry["from"] and entry["anomalies"]["grid"])]
+    for key, known in (("datasets", ordinary), ("models", config["models"]), ("seeds", config["training"]["seeds"])):
+        for name in maps[key] or ():
+            refer(f"maps.{key}", name, known)
 
 
 def check_weights(name: str, entry: dict) -> None:
