@@ -41,6 +41,7 @@ def miniature(folder: Path) -> dict:
         module, name = entry["class"].split(".")
         entry["params"] = plain(getattr(importlib.import_module(f"brainuad.models.{module}"), name).tiny)
         entry.update(epochs=2, batch_size=2)
+    config["maps"]["models"] = ["vqvae"]
     write(folder, config)
     return config
 
@@ -50,7 +51,7 @@ def patient(folder: Path) -> dict:
     config = yaml.safe_load((ROOT / "demo/config/config.yaml").read_text())
     config["datasets"] = {"phantom_a": config["datasets"]["phantom_a"]}
     config["models"] = {"patient": {"class": "patient.Patient", "epochs": 8, "batch_size": 2}}
-    config["comparison"] = {}  # which names a floor of the demonstration
+    config["comparison"] = config["maps"] = {}  # which name a floor and models of the demonstration
     write(folder, config)
     return config
 

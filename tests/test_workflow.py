@@ -697,7 +697,8 @@ def test_bad_scans_are_set_aside_and_the_others_finish(finished, tmp_path):
     config = miniature(tmp_path)
     config["datasets"] = {"cohort": {"manifest": "cohort.tsv", "split": {"train": 0.5, "validation": 0.0, "test": 0.5}}}
     config["training"]["datasets"] = ["cohort"]
-    config["models"], config["comparison"] = {"mean": {"class": "floors.VoxelMean"}}, {}
+    config["models"] = {"mean": {"class": "floors.VoxelMean"}}
+    config["comparison"], config["maps"] = {}, {}
     write(tmp_path, config)
     snakemake(tmp_path, "--keep-going")
     quality = pd.read_csv(tmp_path / "results/quality/cohort.tsv", sep="\t", keep_default_na=False).set_index("subject")

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     score = commands.add_parser(
         "score",
         help="put scans through a trained model",
-        description="Put T1-weighted scans through a trained model: anomaly maps, reconstructions and z-scores as NIfTI "
+        description="Put T1-weighted scans through a trained model: anomaly maps, reconstructions, z-scores as NIfTI "
         "in template space and on the grid of each scan, pictures, and scores.tsv. Nothing is trained, no study is "
         "needed, nothing is written outside --out. The status is 1 if a scan failed, which stops no other.",
     )

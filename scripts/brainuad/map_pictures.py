@@ -18,8 +18,8 @@ SHOWN = 6  # slices of a scan
 Z_RANGE = (2.0, 6.0)  # standard deviations: from where they are coloured, and where colours end at the earliest
 FILLED = 99.5  # percentile of a map in the brain at which its colours end
 PAGE = """<h1 style="font: 1rem sans-serif; margin: .5rem">{title}</h1>
-<p style="font: .8rem sans-serif; margin: .5rem; max-width: 50rem">{text} Click into the picture to move. The subject's right
-is on the left (R). Nothing is coloured outside what the model saw; that is no finding.</p>
+<p style="font: .8rem sans-serif; margin: .5rem; max-width: 50rem">{text} Click into the picture to move. The subject's
+right is on the left (R). Nothing is coloured outside what the model saw; that is no finding.</p>
 """
 NOT_FOUND_OUTSIDE = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//""")
 
