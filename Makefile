@@ -2,6 +2,7 @@
 # make test    all tests but those on Slurm; those in a browser are skipped without Chromium and its driver
 # make test-slurm    those on Slurm: starts a real one for the time of the tests; needs root and, once, Debian's apt-get
 # make test-slow    whether 95 % intervals cover the truth in 95 of 100 cases: minutes of simulation
+# make validator    once, for a test of maps that is skipped without it: the BIDS validator of npm (needs Node and npm)
 # make lint    layout and lint of Python and Snakemake files
 # make lock    write requirements.lock anew from pyproject.toml
 
@@ -16,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 # The recipe of `demo`, under its lock.
 .PHONY: demo-run
-.PHONY: help install demo test test-slurm test-slow lint format lock clean
+.PHONY: help install demo test test-slurm test-slow validator lint format lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -55,6 +56,15 @@ test-slurm: $(ENVIRONMENT)
 
 test-slow: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m slow --capture no
+
+# Its package is whole: what it lists as dependencies is for its developers, 700 MB of it.
+VALIDATOR := .venv/bids-validator
+validator: $(VALIDATOR)/package/bin/bids-validator
+
+$(VALIDATOR)/package/bin/bids-validator: $(ENVIRONMENT)
+	mkdir -p $(VALIDATOR)
+	cd $(VALIDATOR) && npm pack --silent bids-validator@1.15.0 && tar -xzf bids-validator-1.15.0.tgz
+	touch $@
 
 lint: $(ENVIRONMENT)
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ report: "rules/report/workflow.rst"
 
 include: "rules/common.smk"
 include: "rules/lookups.smk"
+include: "rules/map_lookups.smk"
 include: "rules/resources.smk"
 include: "rules/launcher.smk"
 include: "rules/data.smk"
@@ -32,8 +33,7 @@ rule all:
     default_target: True
     input:
         multiext("results/", "comparison.tsv", "significance.tsv", "report.html"),
-        multiext("results/table2", ".md", ".tex", ".csv", ".html"),
-        multiext("results/strict", ".md", ".tex", ".csv", ".html"),
+        expand("results/{table}.{kind}", table=["table2", "strict"], kind=["md", "tex", "csv", "html"]),
         multiext("results/paper_difference", ".tsv", ".html") if published else [],
         multiext("results/figures/", "qualitative.png", "learning_curves.png"),
         response_figures(),

@@ -8,9 +8,8 @@ start(snakemake)
 
 from brainuad.calibration import calibration
 
-files = snakemake.input
-tables = {"scores": files.scored, "samples": files.sampled}
-folders = {name: [Path(path).parent for path in paths] for name, paths in tables.items()}
-folders["scans"] = [Path("results/preprocess") / path.name for path in folders["samples"]]
-output, settings = Path(snakemake.output.mean).parent, snakemake.params.settings
-calibration(**folders, quality=files.quality, model=Path(files.model), folder=output, settings=settings)
+files, settings = snakemake.input, snakemake.params.settings
+scores, samples = ([Path(name).parent for name in names] for names in (files.scored, files.sampled))
+scans = [Path("results/preprocess") / folder.name for folder in samples]
+model, output = Path(files.model), Path(snakemake.output[0]).parent
+calibration(scores, samples, scans, files.quality, model, output, settings)

@@ -2,6 +2,7 @@
 
 import html
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -130,20 +131,22 @@ def write_page(path: Path, maps: ScanMaps, anatomy: np.ndarray, affine: np.ndarr
     text = f"{'z-scores' if name == 'zscore' else 'Anomaly map'} above {low:.3g} over the scan in template space."
     shifted = np.array(affine, float)
     shifted[:3, 3] -= shifted[:3, :3].sum(axis=1)  # brainsprite counts voxels from 1: it would be a voxel off
-    page = view_img(
-        nibabel.Nifti1Image(image, shifted),
-        bg_img=nibabel.Nifti1Image(anatomy.astype(np.float32), shifted),
-        cut_coords=peak(image, affine),
-        threshold=low,
-        vmin=0,
-        vmax=most,
-        symmetric_cmap=False,
-        cmap="autumn" if name == "zscore" else "inferno",
-        black_bg=True,
-        radiological=True,
-        title="",
-        resampling_interpolation="nearest",
-    ).get_standalone()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given float value must not exceed")  # nothing is above the threshold
+        page = view_img(
+            nibabel.Nifti1Image(image, shifted),
+            bg_img=nibabel.Nifti1Image(anatomy.astype(np.float32), shifted),
+            cut_coords=peak(image, affine),
+            threshold=low,
+            vmin=0,
+            vmax=most,
+            symmetric_cmap=False,
+            cmap="autumn" if name == "zscore" else "inferno",
+            black_bg=True,
+            radiological=True,
+            title="",
+            resampling_interpolation="nearest",
+        ).get_standalone()
     if NOT_FOUND_OUTSIDE.search(page):
         raise ValueError("The installed nilearn writes pages that load something: install the version that is pinned.")
     title = html.escape(title)
