@@ -20,7 +20,7 @@ Z_RANGE = (2.0, 6.0)  # standard deviations: from where they are coloured, and w
 FILLED = 99.5  # percentile of a map in the brain at which its colours end
 PAGE = """<h1 style="font: 1rem sans-serif; margin: .5rem">{title}</h1>
 <p style="font: .8rem sans-serif; margin: .5rem; max-width: 50rem">{text} Click into the picture to move. The subject's
-right is on the left (R). Nothing is coloured outside what the model saw; that is no finding.</p>
+left is on the left (L). Nothing is coloured outside what the model saw; that is no finding.</p>
 """
 NOT_FOUND_OUTSIDE = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//""")
 
@@ -131,6 +131,7 @@ def write_page(path: Path, maps: ScanMaps, anatomy: np.ndarray, affine: np.ndarr
     text = f"{'z-scores' if name == 'zscore' else 'Anomaly map'} above {low:.3g} over the scan in template space."
     shifted = np.array(affine, float)
     shifted[:3, 3] -= shifted[:3, :3].sum(axis=1)  # brainsprite counts voxels from 1: it would be a voxel off
+    # Not `radiological`: it turns the picture, and the cross stays on the side where it was.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given float value must not exceed")  # nothing is above the threshold
         page = view_img(
@@ -143,7 +144,6 @@ def write_page(path: Path, maps: ScanMaps, anatomy: np.ndarray, affine: np.ndarr
             symmetric_cmap=False,
             cmap="autumn" if name == "zscore" else "inferno",
             black_bg=True,
-            radiological=True,
             title="",
             resampling_interpolation="nearest",
         ).get_standalone()
