@@ -120,7 +120,7 @@ class OwnScans:
             )
         self.preprocessing, self.samples = known["preprocessing"], known["samples"]
         self.scoring = self.calibration.record["scoring"] if self.calibration else SCORING
-        self.name = self.calibration.record["model"] if self.calibration else folder.parent.name or folder.name
+        self.name = self.calibration.record["model"] if self.calibration else self.description["class"]
         trunk = Path(trunk or TRUNK)
         if not trunk.is_file() or (trunk == TRUNK and self.scoring["trunk"] != "alex"):
             raise ValueError(
