@@ -61,7 +61,7 @@ rule maps:
     threads: 1
     resources:
         mem_mb=scaled(4000),
-        runtime=scaled(by_scan(60, MINUTES)),
+        runtime=scaled(by_scan(60, MINUTES_TO_MAP)),
     params:
         settings=map_settings,
         sources=native_scans,

@@ -7,6 +7,7 @@ import re
 # guesses with room for slow nodes and disks; where they are too short the next attempt gets twice as long.
 MINUTES = 2  # to make or preprocess a scan
 MINUTES_TO_READ = 0.05  # one that is preprocessed
+MINUTES_TO_MAP = 0.5  # to take maps to the grid of a scan, and to draw them
 
 
 def scaled(need):

@@ -352,7 +352,7 @@ def test_volumes_go_the_same_way(volumes):
 
 @pytest.fixture(scope="module")
 def own(study, tmp_path_factory):
-    """What the command makes of two scans of the study, a broken file and a brain twice as large."""
+    """What the command makes of two scans of the study, a broken file and a brain that is too large."""
     folder = tmp_path_factory.mktemp("own")
     scans = folder / "scans"
     scans.mkdir()
