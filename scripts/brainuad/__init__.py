@@ -55,6 +55,11 @@ comparison          the numbers of all models → the comparison
 paper_difference    what a paper printed beside ours
 costs               what the jobs of each rule took
 figures             the qualitative grid and the learning curves
+effects             two groups at many places: effect size, test, false discoveries
+balance             whether groups differ in site, age or sex, too
+regions             the regions of an atlas on the grid of maps
+group_figure        mean maps and effects of groups in slices
+groups              the calibrated maps of patients and controls → where they differ
 significance        paired tests between models, and their ranks
 response            what a model finds in each cell of a grid of anomalies
 response_surface    the response of all models as heat maps
