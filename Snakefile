@@ -25,6 +25,7 @@ include: "rules/compare.smk"
 include: "rules/judge.smk"
 include: "rules/response.smk"
 include: "rules/maps.smk"
+include: "rules/groups.smk"
 include: "rules/costs.smk"
 include: "rules/report.smk"
 

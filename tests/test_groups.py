@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from brainuad.effects import Moments
-from brainuad.groups import ALONE, Cohort, check_groups, compared, groups
+from brainuad.grouping import ALONE, check_all_groups, check_groups
+from brainuad.groups import Cohort, compared, groups
 from brainuad.manifest import ManifestError
 from grouped import AFFINE, CENTRE, SHAPE, brain, maps_folder, people, region, simulated_map
 
@@ -18,7 +19,7 @@ SETTINGS = {
     "reference": "control",
     "regions": None,
     "names": None,
-    "level": 0.05,
+    "false_discoveries": 0.05,
     "resamples": 200,
     "model": "Voxel z-score",
     "simulated": True,
@@ -166,12 +167,12 @@ def test_false_discoveries_stay_below_their_rate():
 
 def test_sessions_are_one_value_a_subject(tmp_path):
     table = people(6, 6)
-    again = table[table["subject"] == "p00"].assign(session="2", age="80")
+    again = table[table["subject"] == "p00"].assign(session="2", age="80,5")
     maps = {"": 1.0, "2": 3.0}
     table = pd.concat([table, again], ignore_index=True)
     tables = run(tmp_path, table, lambda row: (brain() * (maps[row.session] + 0.01 * len(row.subject))).astype("f4"))
     row = tables["subjects"].set_index("subject").loc["p00"]
-    assert (row["sessions"], row["age"]) == (2, 70)
+    assert (row["sessions"], row["age"]) == (2, 70.25)
     assert row["mean_z"] == pytest.approx(2.03)
     assert list(tables["groups"]["subjects"]) == [6, 6]
     assert list(tables["groups"]["scans"]) == [6, 7]
@@ -245,14 +246,14 @@ def test_groups_of_other_scanners_are_warned_of(tmp_path, rng):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda table: table.assign(group="control"), "'control' is the only group of clinic"),
-        (lambda table: table.assign(group=""), "No test subject of clinic has a group"),
+        (lambda table: table.assign(group="control"), "'control' is the only group of its test subjects"),
+        (lambda table: table.assign(group=""), "no test subject of clinic has a group"),
         (
             lambda table: table.replace({"group": {"control": "healthy"}}),
-            r"'control', but the groups .* healthy, patient",
+            "reference is 'control', but the groups of the test subjects are healthy, patient",
         ),
         (lambda table: table[table["subject"].isin(["c00", "p00", "p01"])], "has one test subject"),
-        (lambda table: table.assign(split="train"), "No test subject of clinic"),
+        (lambda table: table.assign(split="train"), "no test subject of clinic"),
     ],
 )
 def test_cohorts_that_cannot_be_compared_are_refused_by_a_sentence(tmp_path, rng, change, said):
@@ -277,10 +278,19 @@ def test_maps_that_are_none_are_refused_by_a_sentence(tmp_path, rng, value, said
 def test_groups_are_checked_before_any_job():
     table = pd.DataFrame({"subject": list("abc"), "group": ["A-1", "A1", "control"]})
     for groups_of, reference, said in (
-        (table, "control", r"the group 'A1' needs letters or digits of its own.*so has 'A-1'"),
+        (table, "control", "the group 'A1' needs letters or digits of its own.*'A-1' has the same"),
         (table.assign(group=["??", "A1", "control"]), "control", r"the group '\?\?' needs letters or digits"),
-        (table, "healthy", "`datasets.x.groups`.reference is 'healthy', but the groups of x are A-1, A1, control"),
-        (table.assign(group=""), "control", "no scan of x has a group"),
+        (table, "healthy", "`datasets.x.groups`: the reference is 'healthy', but the groups"),
+        (table.assign(group=""), "control", "no test subject of x has a group"),
     ):
         with pytest.raises(ManifestError, match=said):
             check_groups("x", {"reference": reference}, groups_of)
+
+
+def test_only_test_subjects_of_datasets_with_groups_are_checked():
+    table = people(4, 4)
+    entry = {"groups": {"reference": "control"}, "split": {"train": 0.0, "validation": 0.0, "test": 1.0}}
+    check_all_groups({"a": table, "b": table.assign(group="")}, {"a": entry, "b": entry | {"groups": None}}, 1)
+    table.loc[table["group"] == "patient", "split"] = "train"
+    with pytest.raises(ManifestError, match="'control' is the only group of its test subjects"):
+        check_all_groups({"a": table}, {"a": entry}, 1)

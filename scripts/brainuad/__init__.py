@@ -11,6 +11,7 @@ patterns            path patterns → the files on disk that match
 bids                a BIDS dataset → its scans
 sources             datasets on disk → tables of scans, searched once by the main process
 exclusions          what a person decided about scans
+grouping            whether the groups of a dataset can be compared
 leakage             whether a subject, a family or a scan is on two sides
 phantom             simulated raw T1 volumes of known truth
 reading             the file of a scan → one finite volume, or why there is none
@@ -76,6 +77,7 @@ report_study        what the report is made of
 report_tables       the report's tables of numbers
 report_results      the report's other sections about numbers
 report_scans        the report's sections about scans
+report_groups       the report's section about groups
 report              the page with everything on it
 runtime             what all jobs share: the log, the end with the workflow
 slurm               what is asked of Slurm, and how its answers are read

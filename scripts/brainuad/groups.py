@@ -19,12 +19,12 @@ from brainuad.balance import balance
 from brainuad.effects import Moments, adjusted, effect_interval, hedges, ranking, welch
 from brainuad.figures import save
 from brainuad.group_figure import Panel, group_figure
+from brainuad.grouping import ALONE, check_groups, file_label
 from brainuad.manifest import ManifestError
-from brainuad.patterns import clean
 from brainuad.regions import Atlas
 from brainuad.resampling import draws
 
-__all__ = ["COLUMNS", "GROUP_COLUMNS", "REGION_COLUMNS", "SCORES", "check_groups", "groups"]
+__all__ = ["COLUMNS", "GROUP_COLUMNS", "REGION_COLUMNS", "SCORES", "groups"]
 
 COLUMNS = ("scan", "subject", "session", "split", "group", "age", "sex", "site", "zscore")
 COVERED = 0.8  # share of the subjects of either group that must cover a voxel for it to be tested
@@ -39,7 +39,6 @@ REGION_COLUMNS = (
     *("group", "region", "name", "voxels", "covered", "n", "n_reference", "mean", "mean_reference"),
     *("effect", "low", "high", "t", "df", "p", "q", "reason"),
 )
-ALONE = "one subject alone has no spread to hold a difference against"
 
 
 @dataclass
@@ -77,8 +76,8 @@ def groups(table: Path, folder: Path, files: dict[str, Path], settings: dict) ->
         files: to write: ``groups`` (``GROUP_COLUMNS``), ``regions`` (``REGION_COLUMNS``), ``subjects``, ``balance``
             (``brainuad.balance.COLUMNS``) and ``notes`` (what to know before believing it, a sentence a row), all
             TSV; ``picture``, PNG.
-        settings: ``dataset``, ``reference`` (a group), ``regions`` and ``names`` (an atlas, or None), ``level`` (of
-            false discoveries), ``resamples``, ``model`` (its label) and ``simulated``.
+        settings: ``dataset``, ``reference`` (a group), ``regions`` and ``names`` (an atlas, or None),
+            ``false_discoveries`` (their rate), ``resamples``, ``model`` (its label) and ``simulated``.
 
     Raises:
         ManifestError: there are no two groups, no reference, or a map is none.
@@ -114,36 +113,6 @@ def groups(table: Path, folder: Path, files: dict[str, Path], settings: dict) ->
     print(*notes, sep="\n")
 
 
-def check_groups(dataset: str, entry: dict, table: pd.DataFrame) -> None:
-    """Refuse groups that cannot be compared, before any job runs.
-
-    Args:
-        dataset: its name.
-        entry: its ``groups``: ``reference``, a group of the table.
-        table: its scans, columns ``subject`` and ``group``.
-
-    Raises:
-        ManifestError: in one sentence.
-    """
-    key, names = f"`datasets.{dataset}.groups`", sorted(set(table["group"]) - {""})
-    if not names:
-        raise ManifestError(f"{key}: no scan of {dataset} has a group; fill the column 'group' of its table.")
-    if entry["reference"] not in names:
-        raise ManifestError(
-            f"{key}.reference is {entry['reference']!r}, but the groups of {dataset} are {', '.join(names)}."
-        )
-    if len(names) < 2:
-        raise ManifestError(f"{key}: {names[0]!r} is the only group of {dataset}; there is nothing to hold it against.")
-    labels: dict[str, str] = {}
-    for name in names:
-        other = labels.setdefault(clean("subject", name), name)
-        if other != name or not clean("subject", name):
-            raise ManifestError(
-                f"{key}: the group {name!r} needs letters or digits of its own, by which its files are named"
-                + (f" (so has {other!r})." if other != name else ".")
-            )
-
-
 def read_maps(path: Path) -> pd.DataFrame:
     """The table of the maps, as text but for nothing; with ``path``, where each map lies."""
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
@@ -167,15 +136,8 @@ def chosen(table: pd.DataFrame, settings: dict) -> tuple[pd.DataFrame, list[str]
             number = "1 subject is" if len(left) == 1 else f"{len(left)} subjects are"
             notes.append(f"{number} left out: {why} (the first is {left[0]}).")
         table = table[~mask.reindex(table.index)]
-    if not len(table):
-        raise ManifestError(f"No test subject of {dataset} has a group: there is nothing to compare.")
     check_groups(dataset, settings, table)
     numbers = table.groupby("group")["subject"].nunique()
-    if numbers[settings["reference"]] < 2:
-        raise ManifestError(
-            f"The reference {settings['reference']!r} of {dataset} has one test subject: {ALONE}. Raise "
-            f"`datasets.{dataset}.split.test`, or choose another reference."
-        )
     notes += [f"{name}: {ALONE}; it has a map and a rank, but no test." for name in numbers.index[numbers == 1]]
     return table, notes
 
@@ -204,7 +166,7 @@ def gathered(rows: pd.DataFrame, grid: nibabel.Nifti1Image, atlas: Atlas | None)
 
 def description(own: pd.DataFrame) -> dict:
     """What is known of a subject from its sessions: the mean age, and what they agree in."""
-    ages = pd.to_numeric(own["age"], errors="coerce")
+    ages = pd.to_numeric(own["age"].str.replace(",", "."), errors="coerce")  # as some spreadsheets write decimals
     agreed = {name: own[name].iloc[0] if own[name].nunique() == 1 else "" for name in ("group", "sex", "site")}
     return {"group": agreed["group"], "age": ages.mean(), "sex": agreed["sex"], "site": agreed["site"]}
 
@@ -248,7 +210,7 @@ def compared(
     tested = np.logical_and(*(moments.number >= COVERED * size for moments, size in zip(pair, sizes, strict=True)))
     effect = np.where(tested, hedges(*pair), np.nan)
     q = adjusted(np.where(tested, welch(*pair).p, np.nan))
-    found = np.where(q < settings["level"], np.sign(effect), 0).astype(np.int16)
+    found = np.where(q < settings["false_discoveries"], np.sign(effect), 0).astype(np.int16)
     drawn = tuple(
         draws(f"{settings['dataset']}:{one.name}", len(one.subjects), settings["resamples"])
         for one in (cohort, reference)
@@ -267,7 +229,7 @@ def compared(
 def described(cohort: Cohort) -> dict:
     """Name and numbers of a group."""
     table = cohort.table()
-    name = clean("subject", cohort.name)
+    name = file_label(cohort.name)
     return {"group": cohort.name, "file": name, "subjects": len(table), "scans": int(table["sessions"].sum())}
 
 
@@ -307,7 +269,7 @@ def write_maps(folder: Path, grid: nibabel.Nifti1Image, cohorts: Sequence[Cohort
     """Write the images; their headers say nothing but where they are."""
     folder.mkdir(parents=True, exist_ok=True)
     for cohort in cohorts:
-        write(folder / f"mean_{clean('subject', cohort.name)}.nii.gz", cohort.moments.mean.astype(np.float32), grid)
+        write(folder / f"mean_{file_label(cohort.name)}.nii.gz", cohort.moments.mean.astype(np.float32), grid)
     for result in results:
         write(folder / f"effect_{result.row['file']}.nii.gz", np.nan_to_num(result.effect).astype(np.float32), grid)
         write(folder / f"found_{result.row['file']}.nii.gz", result.found, grid)
@@ -333,4 +295,4 @@ def picture(cohorts: Sequence[Cohort], results: Sequence[Result], grid: nibabel.
         title = f"{result.row['group']} against {settings['reference']}\nHedges' g"
         panels.append(Panel(title, result.effect, "g", result.found != 0))
     title = f"{settings['model']} on {settings['dataset']}" + " (simulated)" * settings["simulated"]
-    return group_figure(panels, grid.affine, title, settings["level"])
+    return group_figure(panels, grid.affine, title, settings["false_discoveries"])
