@@ -384,7 +384,7 @@ def test_a_dry_run_says_what_of_each_dataset_is_used(tmp_path):
     write(tmp_path / "study", config)
     output = snakemake(tmp_path / "study", "-n")
     assert "phantom_a: 8 simulated scans of 8 subjects." in output
-    assert "archive: found 19 scans by its pattern, used 19 of 19 subjects (the first is sub-01" in output
+    assert "archive: found 19 scans by its pattern, used 19, of 19 subjects (the first is sub-01" in output
     assert output.count("left out 1 (subjects or sessions without such a file; the first is") == 1
     listed = pd.read_csv(tmp_path / "study/results/sources/archive.tsv", sep="\t", dtype=str)
     assert len(listed) == 19
