@@ -261,18 +261,27 @@ def test_cohorts_that_cannot_be_compared_are_refused_by_a_sentence(tmp_path, rng
         run(tmp_path, change(people(6, 6)), lambda row: simulated_map(rng))
 
 
-@pytest.mark.parametrize(
-    ("value", "said"), [(np.nan, "holds 1 values that are no finite numbers"), (0, "covers no voxel")]
-)
-def test_maps_that_are_none_are_refused_by_a_sentence(tmp_path, rng, value, said):
+def test_a_map_that_holds_no_numbers_is_refused_by_a_sentence(tmp_path, rng):
     def make(row):
         values = simulated_map(rng)
-        if row.subject == "p03":
-            values[brain() if value == 0 else (12, 14, 12)] = value
+        values[12, 14, 12] = np.nan if row.subject == "p03" else 1
         return values
 
-    with pytest.raises(ManifestError, match=rf"sub-p03_z\.nii\.gz .*{said}"):
+    with pytest.raises(ManifestError, match=r"sub-p03_z\.nii\.gz holds 1 values that are no finite numbers"):
         run(tmp_path, people(6, 6), make)
+
+
+def test_scans_without_a_z_score_do_not_stop_the_others(tmp_path, rng):
+    def without(*subjects):
+        return lambda row: simulated_map(rng) * (row.subject not in subjects)
+
+    tables = run(tmp_path / "some", people(6, 6), without("p03", "c01"))
+    assert "2 scans are left out: no voxel has a z-score (the first is sub-c01)" in " ".join(tables["notes"]["note"])
+    assert list(tables["groups"]["subjects"]) == [5, 5]
+    for place, number in (("c", 5), ("p", 6)):
+        lost = [f"{place}0{index}" for index in range(number)]
+        with pytest.raises(ManifestError, match="give the training datasets more validation subjects"):
+            run(tmp_path / place, people(6, 6), without(*lost))
 
 
 def test_groups_are_checked_before_any_job():

@@ -28,6 +28,10 @@ __all__ = ["COLUMNS", "GROUP_COLUMNS", "REGION_COLUMNS", "SCORES", "groups"]
 
 COLUMNS = ("scan", "subject", "session", "split", "group", "age", "sex", "site", "zscore")
 COVERED = 0.8  # share of the subjects of either group that must cover a voxel for it to be tested
+TOO_FEW = (
+    "too few maps have a z-score in any voxel to compare groups: give the training datasets more validation subjects, "
+    "or lower `maps.minimum_subjects`."
+)
 EXTREME = 3.0  # standard deviations of healthy subjects
 SCORES = {"mean_z": "mean z-score over the brain", "share_above_3": "share of the brain above z = 3"}
 GROUP_COLUMNS = (
@@ -85,8 +89,14 @@ def groups(table: Path, folder: Path, files: dict[str, Path], settings: dict) ->
     rows, notes = chosen(read_maps(Path(table)), settings)
     grid = nibabel.load(rows["path"].iloc[0])
     atlas = atlases.read_atlas(settings["regions"], settings["names"], grid) if settings["regions"] else None
-    cohorts = gathered(rows, grid, atlas)
+    cohorts, empty = gathered(rows, grid, atlas)
+    if empty:
+        number = "1 scan is" if len(empty) == 1 else f"{len(empty)} scans are"
+        notes.append(f"{number} left out: no voxel has a z-score (the first is {empty[0]}).")
     reference = cohorts.pop(settings["reference"])
+    cohorts = {name: cohort for name, cohort in cohorts.items() if cohort.subjects}
+    if len(reference.subjects) < 2 or not cohorts:
+        raise ManifestError(f"{table}: {TOO_FEW}")
     results = [compared(cohort, reference, grid, atlas, settings) for cohort in cohorts.values()]
     balances = [
         row
@@ -142,26 +152,31 @@ def chosen(table: pd.DataFrame, settings: dict) -> tuple[pd.DataFrame, list[str]
     return table, notes
 
 
-def gathered(rows: pd.DataFrame, grid: nibabel.Nifti1Image, atlas: Atlas | None) -> dict[str, Cohort]:
-    """The cohort of each group; one map is in memory at a time."""
+def gathered(rows: pd.DataFrame, grid: nibabel.Nifti1Image, atlas: Atlas | None) -> tuple[dict[str, Cohort], list[str]]:
+    """The cohort of each group, and the scans without a z-score; one map is in memory at a time."""
     places = int(np.prod(grid.shape[:3]))
-    cohorts = {name: Cohort(name, Moments(places)) for name in sorted(set(rows["group"]))}
+    cohorts, empty = {name: Cohort(name, Moments(places)) for name in sorted(set(rows["group"]))}, []
     for subject, own in rows.groupby("subject", sort=True):
         cohort, scores = cohorts[own["group"].iloc[0]], []
         total, number = np.zeros(grid.shape[:3]), np.zeros(grid.shape[:3], np.int16)
-        for path in own["path"]:
+        for scan, path in zip(own["scan"], own["path"], strict=True):
             values = read_map(path, grid)
             covered = values != 0
+            if not covered.any():
+                empty.append(scan)
+                continue
             total, number = total + values, number + covered
             scores.append([values[covered].mean(dtype=float), (values[covered] > EXTREME).mean()])
+        if not scores:
+            continue
         mean, covered = total / np.maximum(number, 1), number > 0
         cohort.moments.add(mean.ravel(), covered.ravel())
         if atlas is not None:
             cohort.regions.append(atlases.means(mean, covered, atlas))
             cohort.coverage.append(np.nan_to_num(atlases.means(covered, np.ones_like(covered), atlas)))
         known = dict(zip(SCORES, np.mean(scores, axis=0), strict=True))
-        cohort.subjects.append({"subject": subject, **description(own), "sessions": len(own), **known})
-    return cohorts
+        cohort.subjects.append({"subject": subject, **description(own), "sessions": len(scores), **known})
+    return cohorts, empty
 
 
 def description(own: pd.DataFrame) -> dict:
@@ -175,7 +190,7 @@ def read_map(path: Path, grid: nibabel.Nifti1Image) -> np.ndarray:
     """The voxels of a map, (x, y, z) float32.
 
     Raises:
-        ManifestError: it is not on the grid of the others, covers nothing, or holds what is no number.
+        ManifestError: it is not on the grid of the others, or holds what is no number.
     """
     image = nibabel.load(path)
     if image.shape != grid.shape or not np.allclose(image.affine, grid.affine, atol=1e-3):
@@ -186,8 +201,6 @@ def read_map(path: Path, grid: nibabel.Nifti1Image) -> np.ndarray:
             f"{path} holds {np.count_nonzero(~np.isfinite(values))} values that are no finite numbers: the model's "
             "maps are broken; look at its learning curve, and train it again."
         )
-    if not values.any():
-        raise ManifestError(f"{path} is 0 everywhere, so it covers no voxel: exclude the scan, or make the maps anew.")
     return values
 
 
