@@ -1,5 +1,6 @@
 """docs/datasets.md: its trees are built of simulated scans, its commands run, and what is printed stands there."""
 
+import gzip
 import re
 import subprocess
 import sys
@@ -21,6 +22,9 @@ SMALL = {  # added to the page's configuration, so that minutes become seconds
     "preprocessing": {"resolution": 4.0, "scans_per_job": 4, "registration": {"spacing": 6.0}},
     "simulated": True,
 }
+
+
+SECRET = "Doe^Jane"  # as scanners write it into headers
 
 
 class Block(NamedTuple):
@@ -87,6 +91,7 @@ def scan(path, number):
         values = np.asarray(brain().dataobj).astype(np.float32)
         noise = np.random.default_rng(number).normal(0, 10, values.shape)
         image = nibabel.Nifti1Image(((values + noise) * (values > 0)).clip(0).astype(np.int16), brain().affine)
+        image.header["descrip"] = image.header["db_name"] = SECRET
         nibabel.save(image, path)
 
 
@@ -136,3 +141,8 @@ def test_the_scans_are_counted_as_they_were_found(study, planned):
     said = dict(re.findall(r"^(\w+): found (\d+) scans", planned, re.M))
     assert len(said) == 6
     assert dict(zip(table["dataset"], table["scans"], strict=True)) == said
+    images = list((study / "results/preprocess").rglob("*.nii.gz"))
+    assert len(images) > 30
+    for path in (*images, *(study / "results").glob("quality/*.tsv")):
+        content = path.read_bytes()
+        assert SECRET.encode() not in (gzip.decompress(content) if path.suffix == ".gz" else content), path
