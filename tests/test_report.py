@@ -240,8 +240,10 @@ def test_groups_are_compared_and_what_to_mind_comes_first(study):
     assert section.blocks[2].text == f"Mind: {SCRIPT} and {TAG} share no site.", "once, though two models say it"
     rows = [[cell.text for cell in row.cells] for row in section.blocks[3].rows]
     assert [row[2] for row in rows] == [SCRIPT, "mild"] * 2
-    assert rows[0][-4:] == ["40", "0", "1.250", f"at 24, {MINUS}20, 8 mm"]
-    assert rows[1][-2:] == [MISSING, "one subject alone has no spread"]
+    assert rows[0][3] == "11 / 12"
+    assert rows[0][-3:] == ["40", "0", "1.250"]
+    notes = [row.cells[-1].note for row in section.blocks[3].rows[:2]]
+    assert notes == [f"at 24, {MINUS}20, 8 mm", "one subject alone has no spread"]
     assert [row.floor for row in section.blocks[3].rows] == [False, False, True, True]
     regions = section.blocks[-1].blocks[1].rows
     assert [row.cells[1].text for row in regions] == [TAG, "left", "right"]

@@ -1,11 +1,26 @@
 """The report's section about groups of subjects: patients against controls."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from brainuad.page import MINUS, Cell, Details, Heading, Paragraph, Picture, Row, Section, Table, embedded, number
+from brainuad.page import (
+    MINUS,
+    MISSING,
+    Cell,
+    Details,
+    Heading,
+    Paragraph,
+    Picture,
+    Row,
+    Section,
+    Table,
+    embedded,
+    number,
+)
 from brainuad.report_study import Study, read
 
 __all__ = ["groups"]
@@ -64,19 +79,21 @@ def results(study: Study, jobs: list) -> Table:
         reference = table[table["reference"]].iloc[0]
         for row in table[~table["reference"]].itertuples():
             cells = [study.name(model), Cell(seed, float(seed)), Cell(row.group)]
-            cells += [count(row.subjects), count(reference["subjects"])]
+            cells.append(Cell(f"{row.subjects} / {reference['subjects']}", float(row.subjects)))
             for score in ("mean_z", "share_above_3"):
                 cells.append(number(*(getattr(row, f"{score}_{part}") for part in ("auroc", "low", "high"))))
-            place = (
-                ""
-                if pd.isna(row.peak)
-                else f"at {row.peak_x:.0f}, {row.peak_y:.0f}, {row.peak_z:.0f} mm".replace("-", MINUS)
-            )
-            cells += [count(row.voxels), count(row.higher), count(row.lower), number(row.peak)]
-            cells.append(Cell(row.reason or ("" if pd.isna(row.peak) else place)))
+            cells += [count(row.voxels), count(row.higher), count(row.lower), largest(row)]
             rows.append(Row(cells, study.look[model].floor))
-    titles = ["Model", "Seed", "Group", "n", "n, reference", "AUROC, mean z", "AUROC, share above z = 3"]
-    return Table([*titles, "Voxels", "Higher", "Lower", "Largest g", "Where"], rows)
+    titles = ["Model", "Seed", "Group", "n / reference", "AUROC, mean z", "AUROC, share of z > 3"]
+    return Table([*titles, "Voxels", "Higher", "Lower", "Largest g"], rows)
+
+
+def largest(row: tuple) -> Cell:
+    """The largest effect and where it is, or why there is none."""
+    if pd.isna(row.peak):
+        return Cell(MISSING, math.nan, row.reason)
+    place = f"at {row.peak_x:.0f}, {row.peak_y:.0f}, {row.peak_z:.0f} mm".replace("-", MINUS)
+    return replace(number(row.peak), note=place)
 
 
 def count(value: float) -> Cell:
@@ -92,7 +109,7 @@ def balances(jobs: list) -> list:
             [
                 *(Cell(str(value)) for value in (row.group, row.variable, f"{row.known} of {row.of}")),
                 *(Cell("" if pd.isna(value) else str(value)) for value in (row.in_group, row.in_reference)),
-                *(number(value) for value in (row.difference, row.p)),
+                *(number(row.difference), small(row.p)),
             ]
         )
         for row in table.itertuples()
