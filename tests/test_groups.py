@@ -1,17 +1,24 @@
 """Patients against controls: what differs is found and what does not is not; and input that cannot be compared."""
 
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from nibabel.processing import resample_from_to
 
 from brainuad.effects import Moments
 from brainuad.grouping import ALONE, check_all_groups, check_groups
 from brainuad.groups import Cohort, compared, groups
 from brainuad.manifest import ManifestError
+from brainuad.phantom import template as phantom_template
+from conftest import ROOT
 from grouped import AFFINE, CENTRE, SHAPE, brain, maps_folder, people, region, simulated_map
+from miniature import miniature, write
 
 GRID = nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE)
 SETTINGS = {
@@ -303,3 +310,37 @@ def test_only_test_subjects_of_datasets_with_groups_are_checked():
     table.loc[table["group"] == "patient", "split"] = "train"
     with pytest.raises(ManifestError, match="'control' is the only group of its test subjects"):
         check_all_groups({"a": table}, {"a": entry}, 1)
+
+
+@pytest.mark.slow
+def test_simulated_patients_are_found_from_raw_scans_to_the_map(tmp_path):
+    """Ten subjects with wider ventricles against ten without, scanned, preprocessed, scored by the voxel-wise z-score.
+
+    The anatomy of every subject is another. What is found lies at the ventricles, and tells patients from controls.
+    """
+    config = miniature(tmp_path)
+    config["datasets"] = {name: config["datasets"][name] for name in ("phantom_a", "phantom_b")}
+    config["datasets"]["phantom_a"]["phantom"]["subjects"] = 16
+    config["datasets"]["phantom_b"]["phantom"] = {
+        "subjects": 20,
+        "patients": {"share": 0.5, "ventricles": 6.0},
+        "site": config["datasets"]["phantom_a"]["phantom"]["site"],
+    }
+    config["models"] = {"voxel_z": config["models"]["voxel_z"]}
+    config["samples"]["positions"] = [4.0, 8.0, 12.0, 16.0, 20.0]
+    config["maps"] = {"minimum_subjects": 3, "smoothing": 8.0, "pages": False}
+    write(tmp_path, config)
+    command = [Path(sys.executable).parent / "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path]
+    target = "results/groups/phantom_b/voxel_z/1/groups.tsv"
+    subprocess.run([*command, "--cores", "2", "--quiet", "all", "--", target], check=True, cwd=ROOT)
+    folder = (tmp_path / target).parent
+    patients = pd.read_csv(folder / "groups.tsv", sep="\t").set_index("group").loc["patient"]
+    found = nibabel.load(folder / "maps/found_patient.nii.gz")
+    atlas = phantom_template()
+    near = nibabel.Nifti1Image((atlas.ventricles > 0.05).astype(np.float32), atlas.grid_affine)
+    near = resample_from_to(near, (found.shape, found.affine), order=0).get_fdata() > 0
+    marked = np.asarray(found.dataobj) > 0
+    print(patients.to_string(), f"{marked.sum()} voxels, {(marked & near).sum()} at the ventricles", sep="\n")
+    assert marked.any()
+    assert (marked & near).sum() > 0.5 * marked.sum()
+    assert patients["mean_z_low"] > 0.5

@@ -239,8 +239,8 @@ def test_groups_are_compared_and_what_to_mind_comes_first(study):
     assert kinds == ["heading", "paragraph", "paragraph", "table", "details", "details", "details"]
     assert section.blocks[2].text == f"Mind: {SCRIPT} and {TAG} share no site.", "once, though two models say it"
     rows = [[cell.text for cell in row.cells] for row in section.blocks[3].rows]
-    assert [row[2] for row in rows] == [SCRIPT, "mild"] * 2
-    assert rows[0][3] == "11 / 12"
+    assert [row[1] for row in rows] == [SCRIPT, "mild"] * 2
+    assert rows[0][2] == "11 / 12"
     assert rows[0][-3:] == ["40", "0", "1.250"]
     notes = [row.cells[-1].note for row in section.blocks[3].rows[:2]]
     assert notes == [f"at 24, {MINUS}20, 8 mm", "one subject alone has no spread"]

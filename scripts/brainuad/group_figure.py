@@ -73,8 +73,9 @@ def group_figure(panels: Sequence[Panel], affine: np.ndarray, title: str, level:
 def cells(figure: Figure, columns: int, bottom: float, height: float) -> list[Axes]:
     """A row of empty cells and the place of a colour bar after them; lengths in inches."""
     width, total = figure.get_size_inches()
-    boxes = [(LEFT + column * (CELL + GAP), bottom, CELL, height) for column in range(columns)]
-    boxes.append((LEFT + columns * (CELL + GAP) + 0.08, bottom + 0.15 * height, 0.1, 0.7 * height))
+    left = LEFT + (width - LEFT - columns * (CELL + GAP) - RIGHT) / 2  # few slices stand in the middle
+    boxes = [(left + column * (CELL + GAP), bottom, CELL, height) for column in range(columns)]
+    boxes.append((left + columns * (CELL + GAP) + 0.08, bottom + 0.15 * height, 0.1, 0.7 * height))
     axes = [figure.add_axes((x / width, y / total, w / width, h / total)) for x, y, w, h in boxes]
     for axis in axes[:-1]:
         axis.set(xticks=[], yticks=[], frame_on=False)

@@ -73,19 +73,20 @@ def notes(jobs: list) -> list:
 
 def results(study: Study, jobs: list) -> Table:
     """A row a model, seed and group."""
-    rows = []
+    rows, several = [], len({job[2] for job in jobs}) > 1
     for _, model, seed, folder in jobs:
         table = read(folder / "groups.tsv")
         reference = table[table["reference"]].iloc[0]
         for row in table[~table["reference"]].itertuples():
-            cells = [study.name(model), Cell(seed, float(seed)), Cell(row.group)]
+            cells = [study.name(model), *([Cell(seed, float(seed))] if several else []), Cell(row.group)]
             cells.append(Cell(f"{row.subjects} / {reference['subjects']}", float(row.subjects)))
             for score in ("mean_z", "share_above_3"):
                 cells.append(number(*(getattr(row, f"{score}_{part}") for part in ("auroc", "low", "high"))))
-            cells += [count(row.voxels), count(row.higher), count(row.lower), largest(row)]
+            tested = f"of {row.voxels:,.0f} voxels"
+            cells += [replace(count(row.higher), note=tested), replace(count(row.lower), note=tested), largest(row)]
             rows.append(Row(cells, study.look[model].floor))
-    titles = ["Model", "Seed", "Group", "n / reference", "AUROC, mean z", "AUROC, share of z > 3"]
-    return Table([*titles, "Voxels", "Higher", "Lower", "Largest g"], rows)
+    titles = ["Model", *(["Seed"] if several else []), "Group", "n / reference", "AUROC, mean z"]
+    return Table([*titles, "AUROC, share of z > 3", "Higher", "Lower", "Largest g"], rows)
 
 
 def largest(row: tuple) -> Cell:
