@@ -104,6 +104,7 @@ def groups(table: Path, folder: Path, files: dict[str, Path], settings: dict) ->
         for row in balance(cohort.table(), reference.table(), cohort.name, reference.name)
     ]
     notes += [row["warning"] for row in balances if row["warning"]]
+    notes += [f"{one.row['group']}: {one.row['reason']}." for one in results if one.row["reason"] not in ("", ALONE)]
     first = {**described(reference), "reference": True}
     write_maps(Path(folder), grid, [reference, *cohorts.values()], results)
     frames = {

@@ -1,6 +1,5 @@
 """The report's section about groups of subjects: patients against controls."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,6 @@ import pandas as pd
 
 from brainuad.page import (
     MINUS,
-    MISSING,
     Cell,
     Details,
     Heading,
@@ -90,9 +88,9 @@ def results(study: Study, jobs: list) -> Table:
 
 
 def largest(row: tuple) -> Cell:
-    """The largest effect and where it is, or why there is none."""
+    """The largest effect and where it is; why there is none the notes say."""
     if pd.isna(row.peak):
-        return Cell(MISSING, math.nan, row.reason)
+        return number(None)
     place = f"at {row.peak_x:.0f}, {row.peak_y:.0f}, {row.peak_z:.0f} mm".replace("-", MINUS)
     return replace(number(row.peak), note=place)
 
