@@ -37,5 +37,4 @@ rule all:
         expand("results/{table}.{kind}", table=["table2", "strict"], kind=["md", "tex", "csv", "html"]),
         multiext("results/paper_difference", ".tsv", ".html") if published else [],
         multiext("results/figures/", "qualitative.png", "learning_curves.png"),
-        response_figures(),
-        map_tables(),
+        response_figures() + map_tables(),

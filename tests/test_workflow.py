@@ -466,7 +466,7 @@ def test_nothing_personal_of_a_scan_reaches_reports_and_images(finished):
 @pytest.mark.workflow
 def test_groups_are_compared_end_to_end(finished):
     """Two simulated patients and two controls show that the files fit, not that anything differs."""
-    folder = finished / "results/groups/phantom_b/voxel_z/1"
+    folder = finished / "results/groups/phantom_b/vqvae/1"
     table = pd.read_csv(folder / "groups.tsv", sep="\t")
     assert list(table["group"]) == ["control", "patient"]
     assert list(table["subjects"]) == [2, 2]
