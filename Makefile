@@ -3,6 +3,7 @@
 # make test-slurm    those on Slurm: starts a real one for the time of the tests; needs root and, once, Debian's apt-get
 # make test-slow    whether 95 % intervals cover the truth in 95 of 100 cases: minutes of simulation
 # make validator    once, for a test of maps that is skipped without it: the BIDS validator of npm (needs Node and npm)
+# make bench   ours beside its peers, in one run: 25 minutes; writes docs/benchmarks.md
 # make lint    layout and lint of Python and Snakemake files
 # make lock    write requirements.lock anew from pyproject.toml
 
@@ -17,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 # The recipe of `demo`, under its lock.
 .PHONY: demo-run
-.PHONY: help install demo test test-slurm test-slow validator lint format lock clean
+.PHONY: help install demo test test-slurm test-slow validator bench lint format lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -65,6 +66,9 @@ $(VALIDATOR)/package/bin/bids-validator: $(ENVIRONMENT)
 	mkdir -p $(VALIDATOR)
 	cd $(VALIDATOR) && npm pack --silent bids-validator@1.15.0 && tar -xzf bids-validator-1.15.0.tgz
 	touch $@
+
+bench: $(ENVIRONMENT)
+	$(BIN)/python benchmarks/all.py
 
 lint: $(ENVIRONMENT)
 	$(BIN)/ruff check .

@@ -1,26 +1,25 @@
 """How long Snakemake plans a study of many scans: ``python benchmarks/planning.py``.
 
 Writes the paper's study with manifests of so many scans, empty files in their place, and times ``snakemake -n`` with
-nothing done yet: reading the manifests, looking for the scans, the graph of jobs. Prints a table in Markdown.
+nothing done yet: reading the manifests, looking for the scans, the graph of jobs.
 """
 
-import argparse
-import datetime
-import importlib.metadata
 import os
-import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import yaml
+from side_by_side import ROOT, Row, figure, main
 
-ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = ("scans", "scans a job", "jobs", "seconds", "CPU seconds", "peak memory, MB")
-CASES = ((2_113, 16), (2_113, 1), (10_000, 100), (50_000, 500))
+COHORTS = ((2_113, 16, 8), (2_113, 1, None), (50_000, 500, 10))  # scans, scans a job, seconds that are wanted
+MEMORY = 300  # MB
+ROUNDS = 3
 
 
 def write_study(folder: Path, scans: int, scans_per_job: int) -> None:
@@ -54,25 +53,18 @@ def plan(folder: Path) -> tuple[int, float, float, float]:
     return int(jobs[1]), seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6
 
 
-def machine() -> str:
-    """Where and with what this was measured."""
-    versions = (f"{name} {importlib.metadata.version(name)}" for name in ("snakemake", "pandas"))
-    day = datetime.date.today().isoformat()
-    system = f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}"
-    return f"{day}, {system}, {', '.join(versions)}; load of the machine before: {os.getloadavg()[0]:.1f}"
-
-
-def main() -> None:
-    """Measure each case and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", nargs=2, type=int, action="append", metavar=("SCANS", "SCANS_PER_JOB"))
-    print(f"{machine()}\n\n| {' | '.join(COLUMNS)} |\n|{' ---: |' * len(COLUMNS)}")
-    for scans, scans_per_job in parser.parse_args().case or CASES:
+def measure() -> Iterator[Row]:
+    """Seconds and memory of each case."""
+    for scans, scans_per_job, wanted in COHORTS:
         with tempfile.TemporaryDirectory() as folder:
             write_study(Path(folder), scans, scans_per_job)
-            jobs, seconds, cpu, memory = plan(Path(folder))
-        print(f"| {scans:,} | {scans_per_job} | {jobs:,} | {seconds:.1f} | {cpu:.1f} | {memory:.0f} |", flush=True)
+            jobs, seconds, cpu, memory = zip(*(plan(Path(folder)) for _ in range(ROUNDS)), strict=True)
+        goal = f"Planning {scans:,} scans, {scans_per_job} a job"
+        note = f"{jobs[0]:,} jobs; {figure(median(cpu))} CPU s"
+        spread = {"low": min(seconds), "high": max(seconds), "unit": "s", "at_least": False}
+        yield Row(goal, "", wanted, median(seconds), **spread, note=note)
+        yield Row("... peak memory", "", wanted and MEMORY, max(memory), unit="MB", at_least=False)
 
 
 if __name__ == "__main__":
-    main()
+    main(measure)

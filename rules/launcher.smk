@@ -75,5 +75,13 @@ def forget_recorded_trainings():
                 forget(folder)
 
 
+def refuse_missing_program():
+    """Refuse to begin where scans are to be preprocessed on this very machine, which lacks the program for it."""
+    planned = {job.rule.name for job in workflow.dag.needrun_jobs()}
+    if missing_program and workflow.local_exec and "preprocess" in planned:
+        raise WorkflowError(missing_program)
+
+
 onstart:
     forget_recorded_trainings()
+    refuse_missing_program()

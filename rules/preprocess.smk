@@ -4,10 +4,25 @@ Bring raw scans into template space and look at what came out.
 inputs    results/sources/{dataset}/    the raw files of each job, listed as Snakemake starts; or results/phantom/ from data.smk
 outputs   results/preprocess/{dataset}/        per scan: T1, brain mask, lesion mask, transforms, quality.json;
                                                per job: a table of its scans, with the reason of each that was set aside
-          results/quality/{dataset}.tsv,png    the table that decides in or out, and a montage
+          results/quality/{dataset}.tsv        the table that decides in or out
+          results/quality/{dataset}.html,png   the same as a page, with the line that decides otherwise; a montage
           results/intake.tsv                   how many scans of each dataset are used, and why the others are not
 steps     N4 bias correction, brain mask, affine registration to the template, intensity normalisation
 """
+
+from brainuad.extractors import command_line, missing
+
+extraction = config["preprocessing"]["brain_extraction"]
+try:
+    command_line(extraction)
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
+
+# Where jobs run elsewhere they may have the program, hence a warning; launcher.smk refuses what is to run here.
+heads = any(config["datasets"][dataset]["skull_stripped"] is not True for dataset in scans)
+missing_program = missing(extraction) if workflow.is_main_process and heads else ""
+if missing_program:
+    logger.warning(missing_program)
 
 
 rule preprocess:
@@ -44,6 +59,12 @@ rule quality:
             caption="report/quality_montage.rst",
             category="Quality control",
             labels={"dataset": "{dataset}", "show": "montage"},
+        ),
+        page=report(
+            "results/quality/{dataset}.html",
+            caption="report/quality_page.rst",
+            category="Quality control",
+            labels={"dataset": "{dataset}", "show": "page"},
         ),
     log:
         "results/logs/quality/{dataset}.log",

@@ -21,6 +21,7 @@ rule report:
         costs="results/costs.tsv",
         intake="results/intake.tsv",
         quality=collect("results/quality/{dataset}.tsv", dataset=scans),
+        quality_pages=collect("results/quality/{dataset}.html", dataset=scans),
         montages=collect("results/quality/{dataset}.png", dataset=scans),
         manifests=manifests(),
         samples=collect("results/samples/{dataset}/table.tsv", dataset=ordinary),

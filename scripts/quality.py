@@ -7,9 +7,9 @@ from brainuad.runtime import start
 start(snakemake)
 
 from brainuad.quality import quality
+from brainuad.quality_page import quality_page
 
-chunks = [Path(name) for name in snakemake.input]
-outputs = {name: Path(path) for name, path in snakemake.output.items()}
+chunks, (table, montage, page) = ([Path(name) for name in names] for names in (snakemake.input, snakemake.output))
 settings = {**snakemake.params.settings, "simulated": snakemake.params.simulated}
-decisions = snakemake.params.decisions
-quality(chunks, **outputs, dataset=snakemake.wildcards.dataset, settings=settings, decisions=decisions)
+scans = quality(chunks, table, montage, snakemake.wildcards.dataset, settings, snakemake.params.decisions)
+quality_page(scans, page, montage, snakemake.wildcards.dataset, settings)

@@ -10,7 +10,7 @@ from scipy.ndimage import affine_transform
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
-from brainuad.augmentation import RandomAffine, rotation_in_plane, warp
+from brainuad.augmentation import RandomAffine, affine_grid, rotation_in_plane, warp
 from brainuad.sample_set import Images, SampleSet, split_batches
 
 STILL = {"rotation": 0, "translation": 0, "scaling": 0}
@@ -86,6 +86,14 @@ def test_agrees_with_scipy(size):
     np.testing.assert_allclose(ours[0, 0], theirs, atol=2e-5)
 
 
+@pytest.mark.parametrize("size", [(24, 17), (1, 5), (12, 9, 14)])
+def test_grid_equals_that_of_torch(size):
+    theta = torch.randn(3, len(size), len(size) + 1, generator=generator())
+    theirs = torch.nn.functional.affine_grid(theta, [3, 1, *size], align_corners=False)
+    matrix, offset = theta.split([len(size), 1], dim=2)
+    torch.testing.assert_close(affine_grid(matrix.flip(2), offset, size), theirs, atol=2e-6, rtol=0)
+
+
 @pytest.mark.parametrize("size", [(32, 20), (10, 12, 14)])
 def test_draws_lie_in_their_ranges_and_follow_the_seed(size):
     transform = RandomAffine(rotation=10, translation=0.1, scaling=0.1, flip=0.5)
@@ -148,3 +156,13 @@ def test_sets_of_different_sizes_are_refused(tmp_path):
     two = write_set(tmp_path / "two", ["train"], (4, 8), 0)
     with pytest.raises(ValueError, match="must share one size"):
         Images([one, two], "train")
+
+
+@pytest.mark.parametrize("name", ["rotation", "translation", "scaling", "flip"])
+def test_still_means_that_nothing_moves(name):
+    none = dict.fromkeys(("rotation", "translation", "scaling", "flip"), 0.0)
+    x = torch.rand(2, 1, 8, 8)
+    assert RandomAffine(**none).still
+    assert torch.equal(RandomAffine(**none)(x, torch.Generator()), x)
+    assert not RandomAffine(**none | {name: 0.1}).still
+    assert RandomAffine(**none | {name: 0.1}, probability=0.0).still == (name != "flip")

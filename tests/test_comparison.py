@@ -236,6 +236,9 @@ def test_a_value_without_interval_says_why(compare):
     assert cells(result.markdown)["rae"][2] == "**0.950**"
     said = "No interval, since one subject alone decides it: VQ-VAE in oasis SSIM, rae in oasis SSIM"
     assert said in result.markdown
+    gaps = result.csv[result.csv["against"].notna()].set_index("model")["reason"]
+    assert gaps["rae"].startswith("no interval: ")
+    assert pd.isna(gaps["voxel_mean"]), "a floor is held against none"
     assert "No interval" not in compare(TABLES).markdown
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from brainuad.counts import count, count_exactly, keys_of, pooled, scores_of
+from brainuad.counts import count, count_exactly, count_together, keys_of, pooled, scores_of
 from brainuad.detection import (
     areas,
     auroc,
@@ -123,6 +123,19 @@ def test_areas_of_counts_are_those_of_scikit_learn_to_1e_4(kind, seed):
     assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_areas_of_all_counted_together_are_those_of_scikit_learn_to_1e_5(kind):
+    scores, truth = drawn(kind, 0, 600_000)
+    parts = [(0, *part) for part in zip(np.split(scores, 20), np.split(truth.astype(int), 20), strict=True)]
+    counts = count_together(lambda: iter(parts))
+    ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
+    assert ranked == pytest.approx(roc_auc_score(truth, scores), abs=1e-5)
+    assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-5)
+    assert counts.positives.sum() == truth.sum()
+    assert counts.negatives.sum() == np.sum(~truth)
+    assert (np.diff(counts.lower) < 0).all()
+
+
 @pytest.mark.parametrize("offset", [0.0, 100.0, -1000.0])
 @pytest.mark.parametrize("kind", ["overwritten", "normal"])
 def test_keys_of_many_pixels_are_told_apart(kind, offset):
@@ -168,6 +181,36 @@ def test_tied_scores_are_counted_exactly(values, seed, size):
     ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
     assert ranked == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
     assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    levels=st.integers(100, 100_000),
+    offset=st.sampled_from([0.0, 1.0, 100.0, -1000.0]),
+    kind=st.sampled_from(["exponential", "normal", "separate", "inverted"]),
+    seed=st.integers(0, 2**16),
+)
+def test_areas_of_rounded_scores_are_those_of_scikit_learn_to_1e_4(levels, offset, kind, seed):
+    """Thousands of scores that some pixels share each, of which several have one key."""
+    scores, truth = drawn(kind, seed)
+    scores = (np.round(scores * levels) / levels + offset).astype(np.float32)
+    counts = counted(scores, truth)
+    ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
+    assert ranked == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
+    assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-4)
+
+
+def test_whatever_many_pixels_share_is_told_apart():
+    """A thousand keys of two scores each, of which one is of lesions: mixed, precision would be off by far."""
+    keys = np.arange(1000) + keys_of(np.float32([1]))[0]
+    scores = np.repeat(scores_of(np.repeat(keys, 2), np.tile([0, 1], 1000)), 50)
+    truth = np.tile(np.repeat([True, False], 50), 1000)
+    counts = counted(scores, truth)
+    ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
+    assert ranked == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+    assert precision == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+    assert counts.tied.all()
+    assert np.array_equal(counts.lower, np.unique(scores)[::-1])
 
 
 @settings(max_examples=100, deadline=None)

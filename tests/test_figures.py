@@ -128,6 +128,18 @@ def test_learning_curves_have_a_panel_per_trained_model():
     ]
 
 
+def test_logarithmic_axes_have_plain_numbers():
+    """Labels are not parsed, since a model's may hold a dollar: nothing may ask for notation either."""
+    figure = learning_curves_figure({"VQ-VAE": [history()]}, simulated=False)
+    figure.draw_without_rendering()
+    losses, rates = figure.axes
+    assert (losses.get_yscale(), rates.get_yscale()) == ("log", "log")
+    for axis in (losses, rates):
+        words = [label.get_text() for label in axis.get_yticklabels(which="both")]
+        assert sum(map(bool, words)) >= 2
+        assert all(float(word) > 0 for word in words if word), words
+
+
 def test_learning_curves_without_validation_or_without_models():
     figure = learning_curves_figure({"VQ-VAE": [history().drop(columns="validation_loss")]}, simulated=False)
     assert figure.axes[0].lines[0].get_xdata().size == 20

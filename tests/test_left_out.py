@@ -24,7 +24,7 @@ def test_every_code_is_described_and_used():
 
 def test_a_person_overrules_judgements_only():
     judged = {code for code, fault in FAULTS.items() if fault.judged}
-    assert judged == {"no_affine", "sform_qform", "correlation", "overlap", "duplicate"}
+    assert judged == {"no_affine", "sform_qform", "skull_stripped", "correlation", "overlap", "duplicate"}
 
 
 def test_what_others_are_shown_names_no_file():

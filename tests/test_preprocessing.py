@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 SETTINGS = {
     "resolution": 4.0,
     "scans_per_job": 16,
+    "brain_extraction": {"method": "template", "command": None},
     "bias_correction": {"spacing": 8.0, "iterations": [20, 20, 20], "tolerance": 1e-4},
     "registration": {"transform": "affine", "spacing": 4.0},
     "normalization": {"low": 1.0, "high": 99.0},
@@ -215,8 +217,14 @@ def test_what_is_no_brain_is_left_out_by_name(tmp_path, rng):
     ]
     preprocess(scans, tmp_path, tmp_path / "table.tsv", SETTINGS)
     judged = judge(read_chunk(tmp_path / "table.tsv"), THRESHOLDS, {}).set_index("subject")
-    assert judged["code"]["ballTrue"] == "correlation"
-    assert set(judged["code"].drop("ballTrue")) == {"brain_mask"}
+    assert judged["code"].to_dict() == {
+        "noiseTrue": "skull_stripped",  # as much as a head
+        "noiseFalse": "brain_mask",
+        "spikeTrue": "brain_mask",
+        "spikeFalse": "brain_mask",
+        "ballTrue": "correlation",
+        "ballFalse": "skull_stripped",  # as much as a brain
+    }
 
 
 def test_another_process_writes_the_same_bytes(cohort, tmp_path):
@@ -277,7 +285,13 @@ def counted(monkeypatch):
         return dict(MEASURES)
 
     monkeypatch.setattr(preprocessing, "run", run)
+    monkeypatch.setattr(preprocessing, "isolated", here)
     return calls
+
+
+def here(function, *arguments):
+    """Calls a function in this process, whose lists can then be looked at."""
+    return function(*arguments)
 
 
 def job(folder, *subjects, **settings):
@@ -325,6 +339,7 @@ def test_a_decision_about_a_doubt_is_followed_both_ways(monkeypatch, tmp_path):
         return MEASURES | {"overruled": "no_affine" * doubtful}
 
     monkeypatch.setattr(preprocessing, "run", run)
+    monkeypatch.setattr(preprocessing, "isolated", here)
 
     def codes(include):
         scans = [{**entry(name, tmp_path / name), "include": include} for name in ("odd", "plain")]
@@ -346,3 +361,79 @@ def test_an_unexpected_failure_excludes_and_is_tried_again(counted, tmp_path, ca
     assert "[2/2] sub-a included" in printed.out
     job(tmp_path, "odd", "a")
     assert counted == ["odd", "a", "odd"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGSEGV, signal.SIGABRT, 3])
+def test_a_scan_that_crashes_its_process_is_set_aside(monkeypatch, tmp_path, capfd, end):
+    """As a fault in compiled code would: no exception, the process is gone. One of the scans is done for real."""
+    save(volume(), tmp_path / "crash.nii")
+    scan = simulate("001", Site(spacing=(3, 3, 3)), seed=7)
+    nibabel.save(scan.t1w, tmp_path / "good.nii")
+    done = preprocessing.run
+
+    def run(scan, folder, settings):
+        if scan["subject"] == "crash":
+            save(volume(), folder / "t1w.nii.gz")  # half of what it would have written
+            os.kill(os.getpid(), end) if isinstance(end, signal.Signals) else os._exit(end)
+        return done(scan, folder, settings)
+
+    monkeypatch.setattr(preprocessing, "run", run)
+    (tmp_path / "out/sub-crash").mkdir(parents=True)
+    scans = [entry("crash", tmp_path / "crash.nii"), entry("good", tmp_path / "good.nii")]
+    preprocess(scans, tmp_path / "out", tmp_path / "table.tsv", SETTINGS)
+    table = read_table(tmp_path / "table.tsv")
+    assert table["code"].tolist() == ["crashed", ""]
+    how = f"crashed its process, {end.name}" if isinstance(end, signal.Signals) else "ended its process with code 3"
+    assert f"crash.nii: it {how}; the log says where." in table["reason"]["crash"]
+    assert os.listdir(tmp_path / "out/sub-crash") == ["quality.json"]
+    assert "in run" in capfd.readouterr().err or not isinstance(end, signal.Signals), "faulthandler says where"
+    monkeypatch.setattr(preprocessing, "run", done)
+    preprocess(scans, tmp_path / "out", tmp_path / "table.tsv", SETTINGS)
+    assert "[1/2] sub-crash excluded" in (said := capfd.readouterr().out), "it is tried again"
+    assert "finished before" in said.splitlines()[-1], "the other is not repeated"
+
+
+@pytest.mark.parametrize("error", [MemoryError("none left"), OSError(28, "No space left on device")])
+def test_what_the_machine_lacks_stops_the_job_and_leaves_the_scan_in(monkeypatch, tmp_path, error):
+    def run(scan, folder, settings):
+        raise error
+
+    monkeypatch.setattr(preprocessing, "run", run)
+    with pytest.raises(type(error)):
+        job(tmp_path, "a")
+    assert not (tmp_path / "table.tsv").exists()
+    assert not (tmp_path / "out/sub-a/quality.json").exists()
+
+
+def test_a_traceback_reaches_the_log_from_the_process_of_the_scan(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(preprocessing, "run", fail_deep_down)
+    assert job(tmp_path, "a")["code"].tolist() == ["failed"]
+    assert "in fail_deep_down" in capsys.readouterr().err
+
+
+def fail_deep_down(scan, folder, settings):
+    raise RuntimeError("the library failed")
+
+
+def test_what_is_declared_about_skulls_is_checked(tmp_path):
+    """Of a head and of a brain alone, each declared to be the other."""
+    for subject, head in (("head", True), ("brain", False)):
+        scan = simulate("001", Site(spacing=(3, 3, 3), head=head), seed=7)
+        nibabel.save(scan.t1w, tmp_path / f"{subject}.nii")
+
+    def codes(include=False):
+        scans = [
+            {**entry(subject, tmp_path / f"{subject}.nii", skull_stripped=subject == "head"), "include": include}
+            for subject in ("head", "brain")
+        ]
+        preprocess(scans, tmp_path / "out", tmp_path / "table.tsv", SETTINGS)
+        return read_table(tmp_path / "table.tsv")
+
+    table = codes()
+    assert table["code"].tolist() == ["skull_stripped"] * 2
+    assert "skull_stripped is true, but what stands out from its background has" in table["reason"]["head"]
+    assert "as a brain alone has; set skull_stripped to true or null" in table["reason"]["brain"]
+    table = codes(include=True)
+    assert table["code"].tolist() == ["brain_mask", ""], "a head is no brain, whatever it is declared to be"
+    assert table["overruled"]["brain"] == "skull_stripped"
+    assert codes()["code"]["brain"] == "skull_stripped", "the decision was taken back"

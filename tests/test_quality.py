@@ -1,6 +1,7 @@
 """Measures in closed form; what the quality job excludes, flags and draws."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,14 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
+from brainuad.exclusions import read_decisions
+from brainuad.faults import FAULTS
+from brainuad.page import MINUS, MISSING
 from brainuad.quality import (
+    OWN,
     bias_range,
     correlation,
     draw,
@@ -22,6 +28,7 @@ from brainuad.quality import (
     robust_z,
     volume,
 )
+from brainuad.quality_page import IN_DARK, RED_DARK, outlines, quality_page, strips
 
 SETTINGS = {"min_correlation": 0.5, "min_overlap": 0.8, "outlier_z": 3.5}
 
@@ -49,6 +56,10 @@ def test_robust_z():
 
 @pytest.fixture
 def chunks(tmp_path, rng):
+    return write_chunks(tmp_path, rng)
+
+
+def write_chunks(folder, rng):
     """Two chunk tables of six good scans, one low in correlation, one large, one that could not be read."""
     affine = np.diag([4.0, 4, 4, 1])
     affine[:3, 3] = [-98, -134, -72]
@@ -75,11 +86,14 @@ def chunks(tmp_path, rng):
             }
             row |= dict.fromkeys(("correlation", "overlap", "bias_range", "brain_volume_ml"))
         else:
-            folder = tmp_path / "preprocess" / row["scan"]
-            folder.mkdir(parents=True)
-            nibabel.save(nibabel.Nifti1Image(rng.random((50, 59, 48), np.float32), affine), folder / "t1w.nii.gz")
+            scan = folder / "preprocess" / row["scan"]
+            scan.mkdir(parents=True)
+            nibabel.save(nibabel.Nifti1Image(rng.random((50, 59, 48), np.float32), affine), scan / "t1w.nii.gz")
+            mask = np.zeros((50, 59, 48), np.uint8)
+            mask[8:42, 8:51, 10:40] = 1
+            nibabel.save(nibabel.Nifti1Image(mask, affine), scan / "mask.nii.gz")
         rows.append(row)
-    paths = [tmp_path / f"preprocess/chunk-{i}.tsv" for i in range(2)]
+    paths = [folder / f"preprocess/chunk-{i}.tsv" for i in range(2)]
     for path, part in zip(paths, (rows[:5], rows[5:]), strict=True):
         pd.DataFrame(part).to_csv(path, sep="\t", index=False)
     return paths
@@ -159,6 +173,89 @@ def test_a_dataset_without_any_scan_left_is_an_error(chunks, tmp_path):
 
 
 def test_the_job_stays_light():
-    code = "import brainuad.quality, sys; sys.exit(any(name in sys.modules for name in ('torch', 'ants', 'monai')))"
+    code = (
+        "import brainuad.quality_page, sys; sys.exit(any(name in sys.modules for name in ('torch', 'ants', 'monai')))"
+    )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "scripts")}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+@pytest.fixture
+def page(chunks, tmp_path, monkeypatch):
+    """The page of a dataset in which a person decided, which leaves six scans."""
+    for module in ("quality", "quality_page"):
+        monkeypatch.setattr(f"brainuad.{module}.SMALLEST_COHORT", 6)
+    scans = pd.concat([pd.read_csv(chunk, sep="\t", dtype=str, keep_default_na=False) for chunk in chunks])
+    for chunk, rows in zip(chunks, (scans[:5], scans[5:]), strict=True):
+        overruled = rows["overruled"].mask(rows["subject"] == "003", "sform_qform")
+        rows.assign(overruled=overruled).to_csv(chunk, sep="\t", index=False)
+    paths = [tmp_path / f"site.{ending}" for ending in ("tsv", "png", "html")]
+    decisions = {"sub-001": {"decision": "exclude", "reason": "moved <b>"}}
+    judged = quality(chunks, *paths[:2], "site", SETTINGS, decisions)
+    quality_page(judged, paths[2], paths[1], "site", SETTINGS)
+    return paths[2].read_text()
+
+
+def test_the_page_shows_who_is_out_who_is_odd_and_by_how_much(page):
+    rows = {row[0].split()[0]: row for row in cells(page)}
+    assert set(rows) == {f"sub-{i:03d}" for i in range(9)}
+    assert rows["sub-006"][0] == "sub-006 left out: correlation"
+    assert rows["sub-006"][1].startswith(f"0.31 z {MINUS}")
+    assert rows["sub-003"][0] == "sub-003 taken in spite of: sform_qform"
+    assert rows["sub-007"][3].startswith("2400 z +")
+    assert rows["sub-007"][5].startswith("odd: brain_volume_ml +")
+    assert rows["sub-008"][1:5] == [MISSING] * 4
+    assert rows["sub-008"][5].startswith(f"{FAULTS['unreadable'].meaning}; no decision helps")
+    assert "scan.nii.gz" not in page, "what files are called is nobody's business"
+    assert "moved &lt;b&gt;" in page
+    assert "6 of 9 scans are used, 3 left out, 1 taken in spite of a doubt." in page
+    assert page.count("<figure>") == 3
+    assert not re.findall(r"https?:|src=\"(?!data:)", re.sub(r"data:[^\"]+", "data:", page))
+
+
+def test_each_line_of_the_page_is_one_that_exclusions_take(page, tmp_path):
+    lines = dict(re.findall(r"<code>site\t(\w+)\t\t([^<]+)</code>", page))
+    assert set(lines) == {"000", "002", "004", "005", "006", "007"}, "there is nothing to decide about the others"
+    assert lines["006"] == "include\tlooked at"
+    assert lines["007"].startswith("exclude\tbrain_volume_ml +")
+    head = re.search("<pre[^>]*>(dataset\t[^<]+)</pre>", page)[1]
+    (tmp_path / "exclusions.tsv").write_text("\n".join([head, *re.findall("<code>([^<]+)</code>", page)]) + "\n")
+    scans = pd.DataFrame({"subject": list(lines), "session": "", "scan": [f"sub-{label}" for label in lines]})
+    decided = read_decisions(tmp_path / "exclusions.tsv", {"site": scans})["site"]
+    assert {scan: entry["decision"] for scan, entry in decided.items()} == {
+        f"sub-{label}": text.split("\t")[0] for label, text in lines.items()
+    }
+
+
+def test_a_small_cohort_has_a_page_too(chunks, tmp_path):
+    judged = quality(chunks[:1], tmp_path / "a.tsv", tmp_path / "a.png", "site", SETTINGS, {})
+    quality_page(judged, tmp_path / "a.html", tmp_path / "a.png", "site", SETTINGS | {"simulated": True})
+    page = (tmp_path / "a.html").read_text()
+    assert "None of those used is odd in a measure; below 7 scans nothing can be called odd." in page
+    assert "The scans of this dataset are simulated." in page
+    assert "No scan is left out, and none is odd." in page
+
+
+def test_every_scan_is_outlined_on_the_template(chunks):
+    scans = judged(chunks, [])
+    figure = outlines(scans[scans["correlation"].notna()])
+    assert len(figure.axes[0].collections) == 8
+    colours = [collection.get_edgecolor()[0][:3].tolist() for collection in figure.axes[0].collections]
+    expected = [to_rgb(colour) for colour in (*[IN_DARK] * 6, OWN, RED_DARK)]
+    assert np.allclose(colours, expected), "what stands out is on top"
+
+
+def test_points_that_stand_out_have_names(chunks):
+    figure = strips(judged(chunks, []), SETTINGS)
+    named = [[text.get_text() for text in axis.texts] for axis in figure.axes]
+    assert named == [["sub-006"], [], ["sub-007"], []]
+    assert all(len(axis.collections[0].get_offsets()) == 8 for axis in figure.axes)
+
+
+def cells(page):
+    """Rows of the page's tables about scans, as text."""
+    rows = re.findall(r"<tr>(<td.*?)</tr>", page, re.S)
+    texts = [
+        [" ".join(re.sub("<[^>]+>", " ", cell).split()) for cell in re.findall("<td.*?</td>", row)] for row in rows
+    ]
+    return [row for row in texts if row[0].startswith("sub-")]

@@ -1,13 +1,12 @@
 """The reversed autoencoder against its published sizes, closed forms and a step written without any sharing."""
 
 import copy
-import math
 
 import pytest
 import torch
+from peers.rae import Naive
 from torch import nn
 from torch.nn import functional as F
-from torch.optim import Adam
 
 from brainuad.models import create, load, save
 from brainuad.models.rae import RAE, Block, Code, embedding_loss, squared_error
@@ -143,67 +142,6 @@ def test_embedding_loss_has_gradients_on_both_sides():
         assert one.abs().max() > 0
         assert other.abs().max() > 0
         torch.testing.assert_close(one + other, both)
-
-
-class Naive:
-    """The published step with every pass made anew, from the formulas: scale s, betas 0.5, 1 and 128."""
-
-    def __init__(self, model, lr):
-        self.encoder, self.decoder = copy.deepcopy(model.encoder), copy.deepcopy(model.decoder)
-        self.optimizers = [Adam(part.parameters(), lr) for part in (self.encoder, self.decoder)]
-        self.s, self.gamma = 1 / math.prod(model.size), model.reconstruct_term
-
-    def encode(self, x):
-        mean, logvar, levels = self.encoder(x)
-        return mean, logvar, [level.flatten(1) for level in levels]
-
-    def sample(self, mean, logvar):
-        return mean + torch.randn_like(mean) * (0.5 * logvar).exp()
-
-    def error(self, a, b):
-        return ((a - b) ** 2).sum(dim=tuple(range(1, a.ndim)))
-
-    def divergence(self, mean, logvar):
-        return (-0.5 * (1 + logvar - mean**2 - logvar.exp())).sum(dim=1)
-
-    def step(self, x):
-        mean, logvar, _ = self.encode(x)
-        z, eps = self.sample(mean, logvar), torch.randn_like(mean)
-        first = self.encoder_step(x, z, eps, mean, logvar)
-        return first, self.decoder_step(x, z.detach(), eps)
-
-    def update(self, loss, index):
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        self.optimizers[index].step()
-        return loss.item()
-
-    def encoder_step(self, x, z, eps, mean, logvar):
-        r, fake = self.decoder(z), self.decoder(eps)
-        exponentials = []
-        for target, source in ((r, r.detach()), (fake, fake.detach())):
-            code = self.encode(source)[:2]
-            again = self.decoder(self.sample(*code))
-            inner = 0.5 * self.error(target, again) + 128 * self.divergence(*code)
-            exponentials.append((-2 * self.s * inner).exp().mean())
-        embedding = 0
-        for a, b in zip(self.encode(x)[2], self.encode(r.detach())[2], strict=True):
-            cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-            embedding = embedding + 0.5 * ((a - b) ** 2).mean() + (1 - cosine).mean()
-        real = self.s * (0.5 * self.error(x, r).mean() + self.divergence(mean, logvar).mean())
-        return self.update(real + 0.25 * sum(exponentials) + 0.005 * embedding, 0)
-
-    def decoder_step(self, x, z, eps):
-        r, fake = self.decoder(z), self.decoder(eps)
-        loss = 0.5 * self.error(x, r).mean()
-        codes = [self.encode(image)[:2] for image in (r, fake)]
-        for image, code in zip((r, fake), codes, strict=True):
-            loss = loss + 0.5 * self.divergence(*code).mean()
-            if self.gamma:
-                again = self.decoder(self.sample(*code).detach())
-                loss = loss + self.gamma * 0.5 * 0.5 * self.error(image.detach(), again).mean()
-        return self.update(self.s * loss, 1)
 
 
 @pytest.mark.parametrize(("reconstruct_term", "batch_norm"), [(0, "frozen"), (1e-8, "live"), (0.7, "frozen")])

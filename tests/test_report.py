@@ -1,5 +1,6 @@
 import base64
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -109,6 +110,13 @@ def test_a_section_without_data_is_empty(study, section, names):
     assert section(Study(study.settings, files)).blocks == []
 
 
+def test_the_pages_of_quality_control_are_linked(study, tmp_path):
+    pages = [tmp_path / "results/quality/ixi.html", tmp_path / "results/quality/hcp.html"]
+    report(tmp_path / "report.html", {**study.files, "quality_pages": pages}, study.settings)
+    page = (tmp_path / "report.html").read_text()
+    assert '<a href="quality/ixi.html">ixi</a>, <a href="quality/hcp.html">hcp</a>.' in page
+
+
 def test_with_no_files_at_all_there_is_a_page(study, tmp_path):
     report(tmp_path / "page.html", {}, {**study.settings, "simulated": False})
     text = (tmp_path / "page.html").read_text()
@@ -139,6 +147,17 @@ def test_the_interval_decides_what_is_above_a_floor(study):
     assert [row.floor for row in table.rows] == [False, False, False, True, True]
 
 
+def test_a_difference_without_an_interval_says_why(study):
+    gap = next(column for column in report_tables.columns_of(study, "strict") if column.gap)
+    rows = gap.rows.assign(reason="of no use")
+    rows.loc[0, ["low", "high"]] = np.nan
+    rows.loc[1, ["value", "low", "high"]] = np.nan
+    cells = [row.cells[1] for row in report_tables.numbers(study, [replace(gap, rows=rows)]).rows]
+    assert [cell.note for cell in cells[:2]] == ["of no use"] * 2
+    assert (cells[0].text, cells[1].text) == ("+0.100", "\N{EN DASH}")
+    assert "of no use" not in [cell.note for cell in cells[2:]]
+
+
 @pytest.mark.parametrize("label", ["Voxel z low", "Blur sd", f"A {MINUS} B", "SSIM"])
 def test_no_label_is_taken_for_something_else(study, label):
     """Labels are free text: what a column is does not hang on them."""
@@ -155,6 +174,13 @@ def test_all_numbers_stand_there_with_their_reasons(study):
     assert [cell.text for cell in row.cells] == ["AUPRC", "brain, pixels", "0.300", "\N{EN DASH}", *["0.300"] * 3]
     assert row.cells[2].note == "0.250 to 0.350"
     assert row.cells[3].note == f"{TAG} is constant"
+
+
+def test_published_numbers_share_their_notes(study):
+    table = pd.concat([study.table("paper_difference")] * 2, ignore_index=True)
+    shown, *notes = report_results.difference_table(study, table.assign(note=["a", "", "b", "a"]))
+    assert [row.cells[-1].text for row in shown.rows] == ["1", "\N{EN DASH}", "2", "1"]
+    assert [note.text for note in notes] == ["Note 1: a.", "Note 2: b."]
 
 
 def test_false_positives_are_of_subjects_without_a_lesion(study, tmp_path):

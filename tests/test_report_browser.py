@@ -8,11 +8,15 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 
+from brainuad.quality import quality
+from brainuad.quality_page import quality_page
 from brainuad.report import report
 from conftest import ROOT
 from fabricated import fabricated
+from test_quality import write_chunks
 
 DEMO = ROOT / "demo/results/report.html"
 DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium")
@@ -208,6 +212,33 @@ def test_on_paper_nothing_is_hidden_but_the_contents(opened):
     wide = "return [...document.querySelectorAll('table')].filter(table => table.offsetWidth > innerWidth).length"
     assert opened.execute_script(wide) == 0
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory):
+    """A page of the quality control of made-up scans."""
+    folder = tmp_path_factory.mktemp("controlled")
+    files = [folder / f"site.{ending}" for ending in ("tsv", "png", "html")]
+    settings = {"min_correlation": 0.5, "min_overlap": 0.8, "outlier_z": 3.5}
+    scans = quality(write_chunks(folder, np.random.default_rng(7)), *files[:2], "site", settings, {})
+    quality_page(scans, files[2], files[1], "site", settings)
+    return files[2]
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_page_of_quality_control_fits_and_a_click_takes_a_line_with_its_tabs(browser, controlled, width):
+    resize(browser, width)
+    browser.get_log("browser")
+    browser.get(controlled.as_uri())
+    browser.execute_script("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.execute_script(WIDER) == []
+    assert browser.get_log("browser") == []
+    assert all(image.get_property("naturalWidth") > 0 for image in all_of(browser, "main img"))
+    lines = [line for line in all_of(browser, "td code") if "looked at" in line.get_property("textContent")]
+    browser.execute_script("arguments[0].scrollIntoView()", lines[0])
+    lines[0].click()
+    assert browser.execute_script("return getSelection().toString()").strip() == "site\t006\t\tinclude\tlooked at"
 
 
 def test_labels_are_shown_as_they_are_written(browser, made_up):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from brainuad.resampling import draws, interval, no_interval
 
@@ -57,3 +58,31 @@ def test_a_number_lies_in_its_interval_even_beside_all_draws():
     low, high = interval(0.2, np.linspace(0.3, 0.4, 200), 30)
     assert low == 0.2
     assert 0.3 < high < 0.4
+
+
+@pytest.mark.parametrize(("found", "subjects"), [(0, 7), (1, 12), (3, 40), (20, 40), (40, 40)])
+def test_the_interval_of_a_share_is_that_of_wilson(found, subjects):
+    """One thing a subject: the draws spread as the binomial distribution does, but for Student's quantile."""
+    outcomes = (np.arange(subjects) < found).astype(float)
+    replicates = draws("x", subjects, 20_000) @ outcomes / subjects
+    ours = interval(found / subjects, replicates, subjects, subjects)
+    level = 2 * stats.norm.sf(stats.t.ppf(0.975, subjects - 1))
+    number = subjects - 1 if 0 < found < subjects else subjects
+    expected = proportion_confint(found / subjects * number, number, level, method="wilson")
+    assert ours == pytest.approx(expected, abs=0.01)
+    assert no_interval(replicates, subjects, subjects) == ""
+
+
+def test_things_that_are_found_together_count_once():
+    """Five lesions of a subject that are all found or all missed say no more than one; they never count for more."""
+    weights, outcomes = draws("x", 30, 20_000), (np.arange(30) < 6).astype(float)
+    once = interval(0.2, weights @ outcomes / 30, 30, 30)
+    assert interval(0.2, weights @ (5 * outcomes) / 150, 30, 150) == pytest.approx(once)
+    alike = np.full(30, 0.2) + 1e-3 * (np.arange(30) % 2)
+    low, high = interval(alike.mean(), weights @ alike / 30, 30, 150)
+    assert (low, high) == pytest.approx(proportion_confint(30.0, 150, 0.05, method="wilson"), abs=0.01)
+
+
+def test_a_share_of_one_subject_has_no_interval():
+    assert np.isnan(interval(0.5, np.full(100, 0.5), 1, 8)).all()
+    assert no_interval(np.full(100, 0.5), 1, 8) == "no interval: one subject alone decides it"

@@ -60,6 +60,8 @@ def test_a_perfect_map_finds_everything(respond):
     assert set(zip(table["dataset"], table["model"], table["seed"], table["n"], strict=True)) == {("grid", "rae", 3, 3)}
     assert table["average_precision"].eq(1).all()
     assert table["detection"].eq(1).all()
+    assert table["detection_high"].eq(1).all()
+    assert table["detection_low"].lt(0.5).all(), "three of three are few"
     assert table["reason"].str.startswith("average_precision: no interval: the same in all draws").all()
     assert table["prevalence"].between(0.001, 0.2).all()
 
@@ -84,8 +86,8 @@ def test_intervals_are_over_subjects(respond):
 
     table = respond(two_of_three)
     assert table["detection"].tolist() == pytest.approx([2 / 3] * len(table))
-    assert table["detection_low"].between(0, 0.34).all()
-    assert table["detection_high"].eq(1).all()
+    assert table["detection_low"].between(0, 0.1).all()
+    assert table["detection_high"].between(0.95, 1).all(), "of three subjects nothing is certain"
     assert (table["average_precision_low"] <= table["average_precision"]).all()
     assert (table["average_precision_high"] > table["average_precision"]).all()
     assert table["reason"].isna().all()

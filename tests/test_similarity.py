@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from monai.metrics.regression import MultiScaleSSIMMetric
+from monai.metrics.regression import MultiScaleSSIMMetric, compute_ssim_and_cs
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
@@ -55,6 +55,29 @@ def test_ms_ssim_is_that_of_monai(size, scales, monkeypatch):
     assert ms_ssim(x, y, np.ones(size, bool)) == pytest.approx(expected, abs=2e-6)
 
 
+@pytest.mark.parametrize(("size", "scales"), [((128, 128), 4), ((64, 60), 3), ((48, 46, 50), 3)])
+def test_ms_ssim_of_the_brain_is_that_of_monais_maps(size, scales, monkeypatch):
+    """MONAI's maps of each scale, whose windows are those of the region where half of their middle or more is in it."""
+    monkeypatch.setattr(torch, "float", torch.float64)
+    x, y = pair(size)
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in size), indexing="ij")
+    region = sum(axis**2 for axis in axes) < 0.55
+    y = np.where(region, y, np.clip(x + 3 * (y - x), 0, 1))
+    images, inside = [torch.tensor(array)[None, None] for array in (x, y)], torch.tensor(region)[None, None].double()
+    pool = {2: torch.nn.functional.avg_pool2d, 3: torch.nn.functional.avg_pool3d}[len(size)]
+    expected, settings = 1.0, {"spatial_dims": len(size), "data_range": 1.0, "kernel_type": "gaussian"}
+    for scale, weight in enumerate(SCALE_WEIGHTS[:scales]):
+        both, contrast = compute_ssim_and_cs(
+            *images, kernel_size=[11] * len(size), kernel_sigma=[1.5] * len(size), **settings
+        )
+        similar = both if scale == scales - 1 else contrast
+        counted = inside[(..., *(slice(5, -5),) * len(size))] >= 0.5
+        expected *= similar[counted].mean().item() ** (weight / sum(SCALE_WEIGHTS[:scales]))
+        images, inside = [pool(image, 2) for image in images], pool(inside, 2)
+    assert ms_ssim(x, y, region) == pytest.approx(expected, abs=2e-6)
+    assert ms_ssim(x, y, region) != pytest.approx(ms_ssim(x, y, np.ones(size, bool)), abs=1e-3)
+
+
 def test_ms_ssim_in_closed_form():
     x, _ = pair((96, 96))
     frame = np.ones((96, 96), bool)
@@ -63,6 +86,12 @@ def test_ms_ssim_in_closed_form():
     luminance = (2 * 0.6 * 0.2 + 0.01**2) / (0.6**2 + 0.2**2 + 0.01**2)
     last = SCALE_WEIGHTS[3] / sum(SCALE_WEIGHTS[:4])
     assert ms_ssim(a, b, frame) == pytest.approx(luminance**last), "flat images differ at the last scale only"
+    corner = np.zeros((160, 160), bool)
+    corner[:72, :72] = True
+    half = np.where(np.arange(160) < 120, 0.6, 0.2) * np.ones((160, 1))
+    assert ms_ssim(np.full((160, 160), 0.6), half, corner) == pytest.approx(1), "equal as far as its windows reach"
+    assert ms_ssim(np.full((160, 160), 0.2), half, corner) == pytest.approx(luminance**last)
+    assert ms_ssim(np.full((160, 160), 0.6), half, ~corner) < 0.9
     assert np.isnan(ms_ssim(x, x, np.zeros((96, 96), bool)))
 
 

@@ -16,6 +16,7 @@ from brainuad.interruption import Interrupted, Interruption
 from brainuad.models import available, class_of, load
 from brainuad.models.detector import Detector
 from brainuad.models.floors import VoxelMean
+from brainuad.models.vqvae import VQVAE as Network
 from brainuad.progress import Progress, clock
 from brainuad.schedule import learning_rate
 from brainuad.training import Run, accelerate, train
@@ -111,6 +112,26 @@ def test_resumed_equals_uninterrupted(tmp_path, cohort, killed, capsys, monkeypa
     pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed_history.drop(columns="seconds"))
     assert json.loads((tmp_path / "resumed" / "cost.json").read_text())["starts"] == 2
     assert not (tmp_path / "resumed" / "checkpoint.pt").exists()
+
+
+def test_a_prior_encodes_images_once_if_none_is_moved(tmp_path, cohort, killed, monkeypatch):
+    run(tmp_path / "vqvae", cohort, entry(epochs=1))
+    params, still = {"width": 8, "depth": 1, "heads": 1}, dict.fromkeys(AUGMENTATION, 0.0)
+    settings = entry(**{"class": "vqvae_transformer.VQVAETransformer", "params": params})
+    settings["training"] = settings["training"] | {"augmentation": still}
+    options, calls = {"upstream": tmp_path / "vqvae/model.safetensors"}, []
+    encode = Network.encode
+    monkeypatch.setattr(Network, "encode", lambda self, x: calls.append(len(x)) or encode(self, x))
+    once, history = run(tmp_path / "once", cohort, settings, **options)
+    assert calls == [4, 4, 2, 3, 3, 3]  # ten training images, then three of validation at the ends of epochs 2, 4 and 5
+    killed(tmp_path / "resumed", cohort, settings, **options)
+    assert same(once, run(tmp_path / "resumed", cohort, settings, **options)[0])
+    moved = settings | {"training": settings["training"] | {"augmentation": still | {"flip": 1e-9}}}  # in effect still
+    calls.clear()
+    always, other = run(tmp_path / "always", cohort, moved, **options)
+    assert sum(calls) == 5 * 10 + 3 * 3
+    assert same(once, always)
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), other.drop(columns="seconds"))
 
 
 class AfterSteps(Interruption):

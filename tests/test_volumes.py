@@ -194,6 +194,44 @@ def test_lesions_of_a_mask_keep_their_volume_each(rng):
         assert voxels * 0.95**3 / part.numpy().sum() == pytest.approx(1, abs=0.04)
 
 
+@pytest.mark.parametrize("axes", ["RAS", "LAS", "PSR", "IPL"])
+@pytest.mark.parametrize("radius", [3, 5, 10])
+def test_a_lesion_comes_back_from_template_space_to_its_scan(rng, tmp_path, axes, radius):
+    """Voxels of 1 mm, oblique in any order; by affines that turn, shear, and scale by up to a tenth.
+
+    Asked for are 10 % and one voxel; found are 0.9 % and 0.07 voxels at most.
+    """
+    template = nibabel.Nifti1Image(np.zeros((70, 80, 75), np.uint8), np.eye(4))
+    for _ in range(4):
+        turn = Rotation.from_euler("xyz", rng.uniform(-20, 20, 3), degrees=True).as_matrix()
+        affine = np.eye(4)
+        affine[:3, :3] = Rotation.from_euler("x", rng.uniform(-15, 15), degrees=True).as_matrix()
+        affine[:3, 3] = rng.uniform(-5, 5, 3)
+        codes = orientations.ornt_transform(*map(orientations.axcodes2ornt, ("RAS", axes)))
+        scan = nibabel.Nifti1Image(np.zeros((60, 66, 63), np.uint8), affine).as_reoriented(codes)
+        centre = nibabel.affines.apply_affine(affine, (29.5, 32.5, 31.0)) + rng.uniform(-4, 4, 3)
+        points = nibabel.affines.apply_affine(scan.affine, np.indices(scan.shape).reshape(3, -1).T)
+        inside = (np.linalg.norm(points - centre, axis=1) < radius).reshape(scan.shape)
+        lesion = nibabel.Nifti1Image(inside.astype(np.uint8), scan.affine)
+        there = ants.create_ants_transform(
+            transform_type="AffineTransform",
+            matrix=turn @ (np.diag(rng.uniform(0.9, 1.1, 3)) + np.triu(rng.uniform(-0.05, 0.05, (3, 3)), 1)),
+            center=(volumes.LPS[:3, :3] @ centre).tolist(),
+            translation=rng.uniform(-4, 4, 3).tolist(),
+            precision="float",
+        )
+        volumes.write_transform(there.invert(), tmp_path / "from_template.mat")
+        warped = volumes.warp_lesions(volumes.from_nifti(lesion), there, volumes.from_nifti(template))
+        warped = volumes.to_nifti(warped, np.uint8)
+        back = volumes.lesions_of_scan(warped, tmp_path / "from_template.mat", scan)
+        assert back.shape == scan.shape
+        assert np.allclose(back.affine, scan.affine)
+        found = np.asarray(back.dataobj) > 0
+        assert found.sum() / inside.sum() == pytest.approx(1, abs=0.02)
+        difference = np.argwhere(found).mean(axis=0) - np.argwhere(inside).mean(axis=0)
+        assert np.linalg.norm(difference) < 0.2, "voxels, which are millimetres here"
+
+
 def test_lesions_on_their_own_grid_stay_as_they_are(rng):
     lesion = volumes.like(rng.random((20, 18, 16)) > 0.8, grid((20, 18, 16)))
     identity = ants.create_ants_transform(transform_type="AffineTransform", matrix=np.eye(3), precision="float")

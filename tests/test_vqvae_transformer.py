@@ -8,6 +8,7 @@ import torch
 from monai.inferers import VQVAETransformerInferer
 from monai.networks.nets import DecoderOnlyTransformer
 from monai.utils import Ordering
+from peers.healing import naive, tutorial_healing
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
@@ -46,22 +47,6 @@ def build(params=None, size=(32, 32), count=4):
     model = create("vqvae_transformer.VQVAETransformer", size, params, upstream).eval()
     assert len(model.encode(x).unique()) > 4
     return model, x
-
-
-def naive(transformer, sequence, mask, uniforms=None):
-    """Replace tokens of each sequence alone, running the whole prefix through the network for each."""
-    healed = sequence.clone()
-    for i, j in mask.nonzero().tolist():
-        prefix = F.pad(healed[i : i + 1, :j], (1, 0), value=transformer.tokens)
-        with torch.no_grad():
-            probabilities = transformer(prefix)[0, -1].double().softmax(-1)
-        probabilities[transformer.tokens] = 0
-        if uniforms is None:
-            healed[i, j] = probabilities.argmax()
-        else:
-            cumulative = (probabilities / probabilities.sum()).cumsum(-1)
-            healed[i, j] = torch.searchsorted(cumulative, uniforms[i, j], right=True)
-    return healed
 
 
 def lowest(transformer, sequence, share):
@@ -107,27 +92,6 @@ def trained():
     assert last < first / 1.5
     x[::2, :, 20:30, 16:28] = 0.9
     return model.eval(), x
-
-
-def tutorial_healing(inferer, vqvae, transformer, ordering, x, quantile):
-    """The tutorial's healing of one image around an inferer, from its description: codes (height, width).
-
-    Codes strictly below the quantile of the image's own log-likelihoods are walked through in order; each becomes the
-    most likely one given the codes before it as they then are, the beginning of sequences left out.
-    """
-    likelihood = inferer.get_likelihood(
-        inputs=x, vqvae_model=vqvae, transformer_model=transformer, ordering=ordering, verbose=False
-    )
-    latent = vqvae.index_quantize(x)
-    order = ordering.get_sequence_ordering()
-    mask = (likelihood < likelihood.quantile(quantile)).reshape(1, -1)[:, order]
-    sequence = F.pad(latent.reshape(1, -1)[:, order], (1, 0), value=transformer.num_tokens - 1)
-    for place in mask[0].nonzero()[:, 0].tolist():
-        logits = transformer(sequence[:, : place + 1])
-        probabilities = logits[:, -1].softmax(-1)
-        probabilities[:, transformer.num_tokens - 1] = 0
-        sequence[:, place + 1] = probabilities.argmax(-1)
-    return sequence[:, 1:][:, ordering.get_revert_sequence_ordering()].view(latent.shape)
 
 
 @pytest.mark.parametrize("peer", ["monai", "monai-generative"])

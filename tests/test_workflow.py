@@ -250,6 +250,24 @@ def test_lint_and_layout(tmp_path):
 
 
 @pytest.mark.workflow
+def test_a_program_for_brains_that_is_missing_is_named_before_anything_runs(tmp_path):
+    config = miniature(tmp_path)
+    config["preprocessing"]["brain_extraction"] = {"method": "hd-bet"}
+    write(tmp_path, config)
+    says = "asks for hd-bet, which is not installed on"
+    planned = snakemake(tmp_path, "-n")
+    assert says in planned, "a warning: jobs may run elsewhere"
+    assert "preprocess" in jobs(planned)
+    assert says in snakemake(tmp_path, check=False)
+    assert not (tmp_path / "results/phantom").exists()
+    config["preprocessing"]["brain_extraction"] = {"method": "command", "command": "bet {inptu} {output}"}
+    write(tmp_path, config)
+    output = snakemake(tmp_path, "-n", check=False)
+    assert "has a {inptu}, which is not known; known are input, output, mask." in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.workflow
 def test_the_profile_for_slurm_is_found_by_its_short_name(tmp_path):
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     assert set(profile["set-resources"]) <= set(RULES)
@@ -433,6 +451,35 @@ def test_the_table_has_every_model_and_dataset(finished):
     assert response[["average_precision", "detection"]].notna().all(axis=None)
     for model in config["models"].values():
         assert model["label"] in (finished / "results/table2.tex").read_text()
+
+
+@pytest.mark.workflow
+def test_what_a_paper_printed_stands_beside_what_was_measured(study):
+    """The cells are made up: what simulated scans give says nothing about what anybody printed."""
+    config = yaml.safe_load((study / "config/config.yaml").read_text())
+    config["comparison"]["published"] = "config/published.tsv"
+    write(study, config)
+    cells = [("vqvae", "phantom_a", "ssim", 0.5), ("voxel_z", "phantom_a_synthetic", "average_precision", 0.01)]
+    cells.append(("rae", "phantom_a", "ssim", 0.6))
+    published = pd.DataFrame(cells, columns=["model", "dataset", "metric", "value"]).assign(note="made up")
+    published.to_csv(study / "config/published.tsv", sep="\t", index=False)
+    planned = jobs(snakemake(study, "-n"))
+    assert planned.items() >= {"paper_difference": 1, "report": 1}.items()
+    assert not {"train", "score", "metrics"} & set(planned)
+    assert "this study has not rae; the cells stay without ours" in snakemake(study)
+    table = pd.read_csv(study / "results/paper_difference.tsv", sep="\t").set_index(["model", "metric"])
+    wide = pd.read_csv(study / "results/comparison.tsv", sep="\t").set_index("model")
+    assert table.loc[("vqvae", "ssim"), "ours"] == pytest.approx(wide.loc["vqvae", "phantom_a/ssim/frame/images"])
+    ours = wide.loc["voxel_z", "phantom_a_synthetic/average_precision/frame/pixels"]
+    assert table.loc[("voxel_z", "average_precision"), "difference"] == pytest.approx(ours - 0.01)
+    assert table.loc[("rae", "ssim"), "reason"] == "not in this study"
+    label = config["models"]["vqvae"]["label"]
+    for page in ("paper_difference.html", "report.html"):
+        text = (study / "results" / page).read_text()
+        assert "made up" in text, page
+        assert f"{ours - 0.01:.3f}" in text, page
+        assert label in text, page
+    assert 'id="published"' in text
 
 
 @pytest.mark.workflow
@@ -645,7 +692,12 @@ def test_a_decision_makes_anew_what_follows_and_no_more(study):
     assert (planned["quality"], planned["samples"], planned["score"]) == (1, 1, 2)
     table = pd.read_csv(dataset, sep="\t", dtype=str).set_index("subject")
     assert table.loc[subject, ["status", "code"]].tolist() == ["excluded", "excluded"]
-    assert "By config/exclusions.tsv: moved." in (study / "results/report.html").read_text()
+    page = (study / "results/quality/phantom_b.html").read_text()
+    for text in (page, (study / "results/report.html").read_text()):
+        assert "By config/exclusions.tsv: moved" in text
+    assert "1 of 2 scans are used, 1 left out." in page
+    line = re.search("<code>(phantom_b\t[^<]+)</code>", page)[1]
+    assert line.split("\t")[3] == "exclude", "of the scan that is still in"
     counted = pd.read_csv(study / "results/intake.tsv", sep="\t").set_index(["dataset", "code"])["scans"]
     assert counted["phantom_b"].to_dict() == {"found": 2, "used": 1, "excluded": 1}
     assert "Nothing to be done" in snakemake(study, "results/report.html")

@@ -5,6 +5,7 @@ A module imports only from modules above it in this list.
 ==================  ==============================================================================
 configuration       the closed schema of a study's ``config.yaml`` and its cross-references
 placement           where trainings run, and whether there are GPUs enough
+extractors          programs that find the brain of a head: command lines, and whether they are here
 faults              why a scan is left out: codes; ``docs/left_out.md`` is made of it
 manifest            datasets as tables of scans; subjects split by a seeded hash
 patterns            path patterns → the files on disk that match
@@ -16,7 +17,11 @@ leakage             whether a subject, a family or a scan is on two sides
 phantom             simulated raw T1 volumes of known truth
 reading             the file of a scan → one finite volume, or why there is none
 volumes             N4, brain mask, registration, normalisation: image → image
+extraction          the brain of a scan: own mask, by the template, or by another program
+isolation           a function in a process of its own, whose crash ends no other
 quality             measures of a preprocessed scan; the table that decides in or out
+page                blocks of text, tables and pictures → one page of HTML
+quality_page        the page of a dataset's quality control, with the line to decide otherwise
 preprocessing       raw scans of a dataset → scans in template space, bad ones set aside
 intake              how many scans of each dataset are used, and why the others are not
 sample_set          images, masks and table of a cohort, memory-mapped
@@ -35,6 +40,7 @@ fingerprint         what decides the outcome of a training, as one digest
 interruption        signals that ask a training to save or to stop
 gpus                whether torch can use the GPU that a job was given
 devices             the GPU a job got: code for it, precision
+condensing          images that are never moved → what a model learns from, made once
 ranks               several processes that train one model together
 training            fits any ``Detector``: schedule, checkpoints, resume, cost
 scoring             trained model × sample set → reconstructions and anomaly maps
@@ -71,7 +77,6 @@ derivatives         maps of scans as a BIDS derivative
 map_pictures        slices of maps for print, and a page to walk through them
 maps                scores of a dataset → its maps as images
 own_scan            scans of no study, a trained model → maps and warnings
-page                blocks of text, tables and pictures → one page of HTML
 report_figures      the pictures that the report draws itself
 report_study        what the report is made of
 report_tables       the report's tables of numbers

@@ -36,7 +36,8 @@ class Metric:
     """One metric: its name, its title in tables, and what a reader has to know of it.
 
     ``merit`` says whether a better value makes a better model. Few false positives do not: a map that is the same
-    everywhere has none.
+    everywhere has none. ``share`` says whether it is a share of the things that its number's ``n`` counts, see
+    :func:`brainuad.resampling.share_interval`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Metric:
     pooling: str
     citation: str = ""
     merit: bool = True
+    share: bool = False
 
 
 def dice_at(rate: int) -> Metric:
@@ -91,6 +93,7 @@ def sensitivity(size: str, diameters: str) -> Metric:
         direction=HIGHER,
         regions="brain",
         pooling="lesions",
+        share=True,
     )
 
 
@@ -276,6 +279,7 @@ CATALOGUE = {
             pooling="lesions",
             citation="Setio et al.: Validation, comparison, and combination of algorithms for automatic detection of "
             "pulmonary nodules. Medical Image Analysis 42 (2017)",
+            share=True,
         ),
         sensitivity("small", "below 10 mm"),
         sensitivity("medium", "of 10 to 20 mm"),
@@ -312,6 +316,7 @@ CATALOGUE = {
             regions="frame",
             pooling="pixels",
             merit=False,
+            share=True,
         ),
     )
 }
@@ -357,7 +362,8 @@ def documentation() -> str:
         "",
         "What is undefined (no abnormal pixel, one class only, a map that is constant or not finite) is empty, with "
         "its `reason`.",
-        "Intervals are of a bootstrap of the subjects, from the same draws for every model:",
+        "Intervals are of a bootstrap of the subjects, from the same draws for every model; those of shares of lesions "
+        "are Wilson's:",
         "see [evaluation.md](evaluation.md).",
         "",
     ]

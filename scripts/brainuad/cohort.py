@@ -15,7 +15,17 @@ import pandas as pd
 from brainuad.lesions import label_lesions
 from brainuad.sample_set import SampleSet
 
-__all__ = ["CONSTANT", "NOT_FINITE", "Cohort", "Number", "mean_number", "number_of", "unusable", "with_all"]
+__all__ = [
+    "CONSTANT",
+    "NOT_FINITE",
+    "Cohort",
+    "Number",
+    "mean_number",
+    "number_of",
+    "open_scores",
+    "unusable",
+    "with_all",
+]
 
 CONSTANT = "the map is constant"
 NOT_FINITE = "the map holds NaN or infinity: score the model again"
@@ -97,8 +107,8 @@ class Cohort:
         return np.array([number[name] for name in self.names], dtype=int)
 
     def array(self, name: str) -> np.ndarray:
-        """One array of the score folder, memory-mapped."""
-        return np.load(self.score / f"{name}.npy", mmap_mode="r")
+        """One array of the score folder, see :func:`open_scores`."""
+        return open_scores(self.score / f"{name}.npy")
 
     def images(self, name: str) -> Iterator[np.ndarray]:
         """That array of each test image, (*size)."""
@@ -127,6 +137,18 @@ class Cohort:
                 scores.append(array[place, 0][inside])
                 truth.append(self.samples.lesion[row, 0][inside])
             yield np.concatenate(scores), np.concatenate(truth)
+
+
+def open_scores(path: Path) -> np.ndarray:
+    """An array of a score folder, memory-mapped.
+
+    Raises:
+        ValueError: it is not of single precision. Half of it makes equal what is not, and the numbers change.
+    """
+    array = np.load(path, mmap_mode="r")
+    if array.dtype != np.float32:
+        raise ValueError(f"{path} holds {array.dtype}, not float32: score the model again.")
+    return array
 
 
 def unusable(images: Iterable[np.ndarray]) -> str:

@@ -10,11 +10,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["KEY_BITS", "REST_BITS", "Counts", "Pixels", "count", "count_exactly", "keys_of", "pooled", "scores_of"]
+__all__ = [
+    "KEY_BITS",
+    "REST_BITS",
+    "Counts",
+    "Pixels",
+    "count",
+    "count_exactly",
+    "count_together",
+    "keys_of",
+    "pooled",
+    "scores_of",
+]
 
 KEY_BITS = 20  # of the 32 of a float: sign, exponent and 11 of the mantissa, a relative width of 1 in 2048
 REST_BITS = 32 - KEY_BITS  # tell scores of one key apart
-REFINED = 256  # keys told apart exactly, at the most
+PART_BITS = REST_BITS // 2  # told apart in one step
+PARTS = (1 << PART_BITS) - 1
+SIGN, INFINITY = np.uint32(1 << 31), np.uint32(0x7F800000)  # of the bits of a float
+ZERO_KEY = 1 << (KEY_BITS - 1)  # of zero, and of numbers below 6e-42, which count as zero
+MANY = 2  # of what a bin holds on average, for a key to be told apart; those of smooth scores hold less
 BINS = 8192  # aimed at: the error of areas falls, memory and time grow with it
 
 BROKEN = "Scores hold NaN: no threshold can rank them, so score the model again."
@@ -45,7 +60,7 @@ class Counts:
 
 
 def count(pixels: Callable[[], Pixels], subjects: int, bins: int = BINS) -> Counts:
-    """Count pixels in two passes or three, of which each holds one image at a time.
+    """Count pixels in two to four passes, of which each holds one image at a time.
 
     Args:
         pixels: begins a pass over the images; of each it gives the number of its subject, the scores of its pixels
@@ -56,26 +71,41 @@ def count(pixels: Callable[[], Pixels], subjects: int, bins: int = BINS) -> Coun
     Raises:
         ValueError: scores hold NaN.
     """
-    index_of = Index(first_pass(pixels), bins)
-    classes = index_of.classes
-    if index_of.refined:
-        classes = np.zeros((2, index_of.size))
-        for _, scores, lesion in pixels():
-            add_classes(classes, index_of(scores), lesion)
-    bin_of, tied, lower = make_bins(*classes, index_of, bins)
+    index_of = Index(pixels, bins)
+    bin_of, tied, lower = make_bins(index_of, bins)
     shape = (subjects, len(tied))
-    positives, negatives, coverage = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    lesions = np.zeros(subjects)
+    classes, coverage, lesions = np.zeros((*shape, 2)), np.zeros(shape), np.zeros(subjects)
     for subject, scores, lesion in pixels():
         places, inside = bin_of[index_of(scores)], lesion > 0
-        negatives[subject] += np.bincount(places[~inside], minlength=shape[1])
+        classes[subject] += np.bincount(2 * places + inside, minlength=2 * shape[1]).reshape(-1, 2)
         if inside.any():
-            places, numbers = places[inside], lesion[inside]
-            positives[subject] += np.bincount(places, minlength=shape[1])
+            numbers = lesion[inside]
             sizes = np.bincount(numbers)
-            coverage[subject] += np.bincount(places, weights=1 / sizes[numbers], minlength=shape[1])
+            coverage[subject] += np.bincount(places[inside], weights=1 / sizes[numbers], minlength=shape[1])
             lesions[subject] += np.count_nonzero(sizes[1:])
+    negatives, positives = np.ascontiguousarray(np.moveaxis(classes, 2, 0))
     return Counts(positives, negatives, coverage, lesions, tied, lower)
+
+
+def count_together(pixels: Callable[[], Pixels]) -> Counts:
+    """Count the pixels of all subjects together, in one pass where no key has to be told apart.
+
+    Bins are as fine as keys, a relative width of 1 in 2048, so that areas differ from exact ones by 1e-6 or so.
+
+    Args:
+        pixels: see :func:`count`.
+
+    Returns:
+        Counts of one subject, without its lesions.
+
+    Raises:
+        ValueError: scores hold NaN.
+    """
+    index_of = Index(pixels)
+    used = np.flatnonzero(index_of.positives + index_of.negatives)[::-1]
+    positives, negatives = (part[None, used].astype(float) for part in (index_of.positives, index_of.negatives))
+    unknown = np.zeros_like(positives), np.zeros(1)
+    return Counts(positives, negatives, *unknown, index_of.equal[used], index_of.smallest(used))
 
 
 def count_exactly(pixels: Callable[[], Pixels]) -> Counts:
@@ -117,73 +147,84 @@ def count_exactly(pixels: Callable[[], Pixels]) -> Counts:
     return Counts(*falling, np.array([float(lesions)]), np.ones(len(lower), bool), lower[::-1])
 
 
-def first_pass(pixels: Callable[[], Pixels]) -> tuple[np.ndarray, np.ndarray]:
-    """Abnormal and normal pixels of each key, (2, keys), and whether all scores of a key are the same, (keys,)."""
-    classes, moments = (np.zeros((2, 1 << KEY_BITS)) for _ in range(2))
-    for _, scores, lesion in pixels():
-        keys, rest = keys_of(scores)
-        add_classes(classes, keys, lesion)
-        for power, total in enumerate(moments, start=1):
-            np.add.at(total, keys, rest.astype(float) ** power)
-    # No variance within the key; all are whole numbers, so this is exact.
-    return classes, classes.sum(axis=0) * moments[1] == moments[0] ** 2
-
-
-def add_classes(classes: np.ndarray, numbers: np.ndarray, lesion: np.ndarray) -> None:
-    """Add the pixels of an image to the abnormal and the normal ones of each number, (2, numbers)."""
-    for total, chosen in zip(classes, (lesion > 0, lesion == 0), strict=True):
-        np.add.at(total, numbers[chosen], 1.0)
-
-
 class Index:
-    """Numbers scores in rising order: by their keys, and exactly within keys that hold many pixels of unequal scores.
+    """Numbers scores in rising order: by their keys, and more finely where a key holds many pixels of unequal scores.
 
-    Such a key is that of an overwritten region in a map that follows the image: one score many times among others.
+    Such a key is that of an overwritten region in a map that follows the image: one score many times among others. In
+    two steps, each of ``PART_BITS``, it is told apart to the single score, as far as its parts have many pixels still.
 
     Attributes:
-        size: how many numbers there are.
-        refined: how many keys are told apart exactly.
-        classes: abnormal and normal pixels of each key, (2, keys).
+        positives: abnormal pixels of each number, (numbers,).
+        negatives: normal pixels of each number, (numbers,).
+        equal: whether all scores of a number are known to be the same, (numbers,).
     """
 
-    def __init__(self, counted: tuple[np.ndarray, np.ndarray], bins: int):
-        """Choose the keys to refine.
+    def __init__(self, pixels: Callable[[], Pixels], bins: int = BINS):
+        """Find the keys to tell apart, in one pass over the images for each step.
 
         Args:
-            counted: see :func:`first_pass`.
-            bins: a key with more than this part of a class's pixels is refined, up to ``REFINED`` of them.
+            pixels: see :func:`count`.
+            bins: a number with more than ``MANY`` of this part of a class's pixels has many.
         """
-        self.classes, self.equal = counted
-        shares = (self.classes / np.maximum(self.classes.sum(axis=1, keepdims=True), 1)).max(axis=0)
-        shares[self.equal] = 0
-        heavy = np.flatnonzero(shares > 1 / bins)
-        chosen = np.sort(heavy[np.argsort(shares[heavy])[-REFINED:]])
-        self.refined = len(chosen)
-        spans = np.ones(shares.size, np.int64)
-        spans[chosen] = 1 << REST_BITS
-        self.first = np.cumsum(spans) - spans
-        self.exact, self.size = spans > 1, int(spans.sum())
+        self.steps: list[tuple[np.ndarray, np.ndarray, int]] = []
+        self.positives, self.negatives = self.tally(pixels, 1 << KEY_BITS)
+        self.equal = np.zeros(1 << KEY_BITS, bool)
+        self.equal[ZERO_KEY] = True  # in a pass of its own it would always be told apart, for what it hardly ever holds
+        for shift in range(REST_BITS - PART_BITS, -1, -PART_BITS):
+            shares = (part / max(part.sum(), 1) for part in (self.positives, self.negatives))
+            split = (np.maximum(*shares) > MANY / bins) & ~self.equal
+            if not split.any():
+                break
+            spans = np.where(split, 1 << PART_BITS, 1)
+            self.steps.append((np.cumsum(spans) - spans, split, shift))
+            self.positives, self.negatives = self.tally(pixels, int(spans.sum()))
+            self.equal = np.repeat(self.equal | (split & (shift == 0)), spans)
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """The number of each score."""
-        keys, rest = keys_of(scores)
-        return self.first[keys] + np.where(self.exact[keys], rest, 0)
+        ordered = ordered_bits(scores)
+        numbers = (ordered >> np.uint32(REST_BITS)).astype(np.intp)
+        for first, split, shift in self.steps:
+            parts = ordered >> np.uint32(shift) & np.uint32(PARTS)
+            numbers = first[numbers] + np.where(split[numbers], parts, 0)
+        return numbers
 
-    def describe(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Whether all scores of a number are the same, and the smallest score that may have it."""
-        keys = np.searchsorted(self.first, numbers, side="right") - 1
-        return self.equal[keys] | self.exact[keys], scores_of(keys, numbers - self.first[keys])
+    def tally(self, pixels: Callable[[], Pixels], size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Abnormal and normal pixels of each number, two arrays (size,)."""
+        counts = np.zeros(2 * size, np.int64)
+        for _, scores, lesion in pixels():
+            places = self(scores)
+            places <<= 1
+            places |= lesion > 0
+            np.add.at(counts, places, 1)
+        return counts[1::2], counts[::2]
+
+    def smallest(self, numbers: np.ndarray) -> np.ndarray:
+        """The smallest score that may have each number."""
+        rest = np.zeros(numbers.size, np.int64)
+        for first, _, shift in reversed(self.steps):
+            keys = np.searchsorted(first, numbers, side="right") - 1
+            rest |= (numbers - first[keys]) << shift
+            numbers = keys
+        return scores_of(numbers, rest)
+
+
+def ordered_bits(scores: np.ndarray) -> np.ndarray:
+    """Whole numbers (uint32) that order scores, taken as float32, as the scores do; zeros of either sign are one."""
+    scores = np.asarray(scores, dtype=np.float32)
+    bits = scores.view(np.uint32)
+    if bits.max(initial=0) <= INFINITY:  # as all maps: nothing negative, and no NaN
+        return bits | SIGN
+    if np.isnan(scores).any():
+        raise ValueError(BROKEN)
+    bits = (scores + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0
+    return np.where(bits & SIGN, ~bits, bits | SIGN)
 
 
 def keys_of(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whole numbers that order scores as the scores do, and what tells scores of one key apart, from 0 to 4095."""
-    scores = np.asarray(scores, dtype=np.float32) + np.float32(0)  # -0.0 becomes 0.0
-    if np.isnan(scores).any():
-        raise ValueError(BROKEN)
-    bits = scores.view(np.uint32)
-    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-    rest = ordered & np.uint32((1 << REST_BITS) - 1)
-    return (ordered >> np.uint32(REST_BITS)).astype(np.int32), rest
+    ordered = ordered_bits(scores)
+    return (ordered >> np.uint32(REST_BITS)).astype(np.intp), ordered & np.uint32((1 << REST_BITS) - 1)
 
 
 def scores_of(keys: np.ndarray, rest: np.ndarray | int = 0) -> np.ndarray:
@@ -192,25 +233,22 @@ def scores_of(keys: np.ndarray, rest: np.ndarray | int = 0) -> np.ndarray:
     return np.where(ordered >> 31, ordered & np.uint32(0x7FFFFFFF), ~ordered).view(np.float32)
 
 
-def make_bins(
-    positives: np.ndarray, negatives: np.ndarray, index_of: Index, bins: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Join keys into bins within which abnormal and normal pixels may be taken for evenly mixed.
+def make_bins(index_of: Index, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join numbers into bins within which abnormal and normal pixels may be taken for evenly mixed.
 
     Rates change with the shares of abnormal and normal pixels that score higher, precision with the logarithm of the
-    latter's number, so a bin ends where one of the three has grown by a set step. A key with more pixels than a bin
+    latter's number, so a bin ends where one of the three has grown by a set step. A number with more pixels than a bin
     should hold, such as that of the exact zeros around a brain, stands alone.
 
     Args:
-        positives: abnormal pixels of each number of the index, in rising order of scores.
-        negatives: normal pixels of each number.
-        index_of: the index.
-        bins: about how many bins to make; few keys are not joined.
+        index_of: the numbers, with their pixels.
+        bins: about how many bins to make; few numbers are not joined.
 
     Returns:
         The bin of each number (falling scores), whether all pixels of a bin have the same score, and the smallest score
         of each.
     """
+    positives, negatives = index_of.positives, index_of.negatives
     used = np.flatnonzero(positives + negatives)[::-1]
     begins = np.ones(used.size, bool)
     if used.size > bins:
@@ -225,8 +263,8 @@ def make_bins(
     bin_of = np.zeros(positives.size, np.int32)
     bin_of[used] = number
     ends = np.append(begins[1:], True)[: used.size]
-    equal, lower = index_of.describe(used[ends])
-    return bin_of, (np.bincount(number) == 1) & equal, lower
+    last = used[ends]
+    return bin_of, (np.bincount(number) == 1) & index_of.equal[last], index_of.smallest(last)
 
 
 def pooled(counts: Counts, weights: np.ndarray, block: int = 64) -> Iterator[tuple[np.ndarray, ...]]:

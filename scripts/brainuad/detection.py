@@ -2,7 +2,7 @@
 
 The exact functions sort all scores. Those of counts take arrays whose last axis runs over bins of falling scores (see
 ``counts``), of one subject, of all, or of a draw of subjects. Their areas differ from the exact ones by less than 1e-4
-where a hundred pixels or more are abnormal and no more than some hundreds of scores are shared by many.
+where a hundred pixels or more are abnormal.
 """
 
 from collections.abc import Iterable

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["FAULTS", "BadScan", "Fault", "counted", "documentation", "public"]
+__all__ = ["FAULTS", "BadScan", "Fault", "NotInstalled", "counted", "documentation", "public"]
 
 
 class BadScan(ValueError):
@@ -16,6 +16,13 @@ class BadScan(ValueError):
     def __init__(self, code: str, message: object):
         super().__init__(str(message))
         self.code = code
+
+    def __reduce__(self):
+        return BadScan, (self.code, str(self))  # it comes from another process
+
+
+class NotInstalled(ValueError):
+    """A program that the study asks for is not there: no fault of a scan, so that the job fails."""
 
 
 class Fault(NamedTuple):
@@ -77,10 +84,22 @@ FAULTS = {
         Fault("constant", "reading", "all voxels are equal"),
         Fault("lesion", "reading", "the lesion mask is missing, damaged or not finite"),
         Fault("lesion_grid", "reading", "the lesion mask lies on another grid than its scan"),
+        Fault(
+            "skull_stripped",
+            "preprocessing",
+            "`skull_stripped` says that the scan is a brain alone, and it shows a head; or the other way round",
+            judged="what `skull_stripped` says is taken",
+        ),
+        Fault(
+            "brain_extraction",
+            "preprocessing",
+            "the program that `preprocessing.brain_extraction` names failed, or left no image on the grid of the scan",
+        ),
         Fault("brain_mask", "preprocessing", "no brain was found, or one of an impossible volume"),
         Fault("registration", "preprocessing", "the registered brain lies outside the template"),
         Fault("contrast", "preprocessing", "all intensities inside the brain are equal"),
         Fault("failed", "preprocessing", "a step failed in a way that nobody foresaw; the log has the traceback"),
+        Fault("crashed", "preprocessing", "the process of the scan crashed; the log says where"),
         Fault(
             "correlation",
             "preprocessing",

@@ -13,7 +13,7 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from brainuad.sample_set import SampleSet
 
@@ -290,7 +290,7 @@ def draw_losses(axis: Axes, runs: list[pd.DataFrame]) -> None:
             axis.plot(known["epoch"], known.get(column, []), marker=marker, **LINES[name])
             values += list(known.get(column, []))
     if values and min(values) > 0 and max(values) > 5 * min(values):
-        axis.set_yscale("log")
+        logarithmic(axis, subs=(1, 2, 5) if max(values) < 100 * min(values) else (1,))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axis.tick_params(which="both", labelsize=7)
     axis.set_xlabel("epoch", fontsize=8)
@@ -301,9 +301,22 @@ def draw_rates(axis: Axes, runs: list[pd.DataFrame]) -> None:
     """The learning rate on the right axis; the same for all seeds."""
     rate = runs[0][runs[0]["lr"] > 0]
     axis.plot(rate["epoch"], rate["lr"], **LINES["learning rate"])
-    axis.set_yscale("log")
+    logarithmic(axis, subs=(1,))
     decades = np.log10([rate["lr"].min() * 0.99, rate["lr"].max() * 1.01])
     axis.set_ylim(10 ** np.floor(decades[0]), 10 ** np.ceil(decades[1]))
     axis.tick_params(labelsize=7, colors="0.45")
     axis.tick_params(which="minor", right=False, labelright=False)
     axis.set_ylabel("learning rate", fontsize=8, color="0.45")
+
+
+def logarithmic(axis: Axes, subs: tuple[int, ...]) -> None:
+    """Make the upright axis logarithmic, with plain numbers: matplotlib's own are notation, which is not parsed here.
+
+    Args:
+        axis: of the curves.
+        subs: the multiples of each power of ten that have a number.
+    """
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=subs))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())

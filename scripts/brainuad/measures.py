@@ -8,7 +8,7 @@ import pandas as pd
 
 from brainuad import detection, lesions, similarity
 from brainuad.cohort import CONSTANT, Cohort, Number, mean_number, number_of, unusable, with_all
-from brainuad.counts import Counts, count, count_exactly, pooled
+from brainuad.counts import Counts, count, count_exactly, count_together, pooled
 from brainuad.sample_set import SampleSet
 from brainuad.thresholds import RATES
 
@@ -22,7 +22,7 @@ __all__ = [
     "similarity_numbers",
 ]
 
-EXACT_PIXELS = 1 << 24  # values of no more pixels are exact, of more from bins alone; draws always are
+EXACT_PIXELS = 1 << 24  # values of no more pixels are exact, those of more to 1e-6 or so; draws are from bins
 NO_THRESHOLD = "no threshold: the training datasets have no validation subjects"
 POOLED = ("auroc", "average_precision", "precision_gain", "best_dice", "dice_1", "dice_5", "optimism", "fpr_at_95_tpr")
 BY_SUBJECT = ("auroc", "average_precision", "best_dice", "dice_1", "dice_5", "optimism")
@@ -118,8 +118,7 @@ def detection_numbers(
         pixels = int(counts.positives.sum() + counts.negatives.sum())
         above = {rate: above_threshold(cohort, region, name, thresholds[region, rate]) for rate in RATES}
         rows = pooled_numbers(counts, above, weights, region, name)
-        if pixels <= EXACT_PIXELS:
-            make_exact(rows, cohort, above, region, name)
+        make_exact(rows, cohort, above, region, name, pixels)
         rows += subject_numbers(cohort, counts, above, weights, region, name)
         for row in rows:
             row.prevalence = float(counts.positives.sum() / pixels)
@@ -168,12 +167,13 @@ def pooled_numbers(counts: Counts, above: dict, weights: np.ndarray, region: str
     return [*rows, number_of(overlap, metric="aupro", pooling="lesions", n=int(counts.lesions.sum()), **keys)]
 
 
-def make_exact(rows: list[Number], cohort: Cohort, above: dict, region: str, name: str) -> None:
-    """Put the exact values in the place of those from bins; their draws stay."""
-    counts = count_exactly(partial(cohort.pixels, region, name))
+def make_exact(rows: list[Number], cohort: Cohort, above: dict, region: str, name: str, pixels: int) -> None:
+    """Put the exact values in the place of those from bins, or of many pixels nearly exact ones; their draws stay."""
+    read = count_exactly if pixels <= EXACT_PIXELS else count_together
+    counts = read(partial(cohort.pixels, region, name))
     together = {rate: (true.sum(keepdims=True), false.sum(keepdims=True)) for rate, (true, false) in above.items()}
     for row, exact in zip(rows, pooled_numbers(counts, together, np.empty((0, 1)), region, name), strict=True):
-        row.value = exact.value
+        row.value = row.value if np.isnan(exact.value) else exact.value  # lesions are not counted together
 
 
 def subject_numbers(

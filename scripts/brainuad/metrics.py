@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from brainuad import measures
-from brainuad.catalogue import column
+from brainuad.catalogue import CATALOGUE, column
 from brainuad.cohort import Cohort, Number, number_of, with_all
 from brainuad.resampling import draws, interval, no_interval
 from brainuad.sample_set import SampleSet
@@ -98,8 +98,9 @@ def long_table(numbers: list[Number], keys: dict) -> pd.DataFrame:
     rows = []
     for number in numbers:
         drawn = np.empty(0) if number.replicates is None else number.replicates
-        low, high = interval(number.value, drawn, number.deciding)
-        reason = number.reason or no_interval(drawn, number.deciding)
+        evidence = drawn, number.deciding, number.n if CATALOGUE[number.metric].share else 0
+        low, high = interval(number.value, *evidence)
+        reason = number.reason or no_interval(*evidence)
         names = ("metric", "region", "pooling", "map", "value", "n", "prevalence")
         bounds = {"low": low, "high": high, "subjects": number.deciding, "reason": reason}
         rows.append({**keys, **{name: getattr(number, name) for name in names}, **bounds})

@@ -22,6 +22,7 @@ __all__ = [
     "Cell",
     "Details",
     "Heading",
+    "Links",
     "Listing",
     "Paragraph",
     "Picture",
@@ -49,6 +50,7 @@ class Cell:
         note: small print beneath, such as an interval.
         colour: of the dot before the text, as CSS has it.
         strong: whether it is set in bold.
+        line: to be copied as it stands, with its tabs; shown beneath.
     """
 
     text: str
@@ -56,6 +58,7 @@ class Cell:
     note: str = ""
     colour: str = ""
     strong: bool = False
+    line: str = ""
 
     @property
     def key(self) -> str:
@@ -117,6 +120,15 @@ class Paragraph:
 
     text: str
     kind: ClassVar[str] = "paragraph"
+
+
+@dataclass(frozen=True)
+class Links:
+    """A sentence and what it leads to: titles and addresses of files beside the page."""
+
+    text: str
+    targets: Sequence[tuple[str, str]]
+    kind: ClassVar[str] = "links"
 
 
 @dataclass(frozen=True)

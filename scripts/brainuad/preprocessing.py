@@ -1,7 +1,7 @@
 """From raw scans to template space: checks each scan, runs the four steps of `volumes`, writes what came out.
 
-A bad scan is set aside with the reason and never stops the others. A scan that is finished, with the same settings and
-the same source files, is not done again.
+A bad scan is set aside with the reason and never stops the others, be it one that crashes the compiled code beneath. A
+scan that is finished, with the same settings and the same source files, is not done again.
 """
 
 import hashlib
@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 
 from brainuad import quality, volumes
-from brainuad.faults import FAULTS, BadScan
+from brainuad.extraction import brain_mask, contradiction
+from brainuad.faults import FAULTS, BadScan, NotInstalled
+from brainuad.isolation import Crash, isolated
 from brainuad.reading import digest, doubts, read_lesion, read_scan
 
 __all__ = ["preprocess"]
 
-VERSION = 3  # raise it when the same scan and settings give other results: finished scans are then done again
+VERSION = 4  # raise it when the same scan and settings give other results: finished scans are then done again
 ALIGNMENT = 4.0  # mm: voxels of the correlation with the template, whose average brain has no finer folds
 IMAGES = ("t1w.nii.gz", "mask.nii.gz")
 LESION = "lesion.nii.gz"
@@ -66,12 +68,17 @@ def attempt(scan: dict, folder: Path, settings: dict) -> dict:
     record = {key: scan.get(key) or "" for key in ("scan", "subject", "session")}
     identity = fingerprint(scan, settings)
     clear(folder, RECORD, *IMAGES, LESION, *TRANSFORMS)
+    volumes.template(settings["resolution"])  # made once: the process of each scan begins as a copy of this one
     try:
-        record |= {"status": "included", "code": "", "reason": "", **run(scan, folder, settings)}
+        record |= {"status": "included", "code": "", "reason": "", **isolated(run, scan, folder, settings)}
     except BadScan as fault:
         record |= {"status": "excluded", "code": fault.code, "reason": one_line(fault)}
-    except (MemoryError, OSError):
+    except (MemoryError, OSError, NotInstalled):
         raise  # the machine's fault, not the scan's: the job fails, and the next run does what is left
+    except Crash as crash:
+        reason = f"{scan['t1w']}: {crash}; the log says where. Look at the scan and export it again, or leave it out."
+        record |= {"status": "excluded", "code": "crashed", "reason": one_line(reason)}
+        identity = ""  # a later run tries again, perhaps with other versions of the libraries
     except Exception as error:
         traceback.print_exc()
         reason = (
@@ -98,10 +105,16 @@ def run(scan: dict, folder: Path, settings: dict) -> dict:
     lesion = volumes.from_nifti(read_lesion(scan["lesion"], source)) if scan.get("lesion") else None
     template, image = volumes.template(settings["resolution"]), volumes.from_nifti(source)
     registration, seed = settings["registration"], settings["seed"]
+    overruled = doubts(path)
     try:
         stripped = scan.get("skull_stripped")
-        stripped = volumes.is_skull_stripped(image) if stripped is None else stripped
-        mask = volumes.brain_mask(image, template, stripped, registration["spacing"], seed)
+        if stripped is None:
+            stripped = volumes.is_skull_stripped(image)
+        elif doubt := contradiction(image, stripped):
+            if not include:
+                raise doubt
+            overruled.append(doubt)
+        mask = brain_mask(image, template, stripped, settings["brain_extraction"], registration["spacing"], seed)
         corrected = volumes.correct_bias(image, mask, **settings["bias_correction"])
         transform = volumes.register(corrected, mask, template, **registration, seed=seed)
         brain = volumes.warp(mask, transform, template.brain, "nearestNeighbor")
@@ -128,7 +141,7 @@ def run(scan: dict, folder: Path, settings: dict) -> dict:
         "shape": list(source.shape),
         "orientation": "".join(nibabel.aff2axcodes(source.affine)),
         "skull_stripped": bool(stripped),
-        "overruled": " ".join(fault.code for fault in doubts(path)),
+        "overruled": " ".join(fault.code for fault in overruled),
         "voxels": digest(source),
     }
 

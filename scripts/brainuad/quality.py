@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from brainuad.faults import public
 
-__all__ = ["bias_range", "correlation", "judge", "overlap", "quality", "robust_z", "volume"]
+__all__ = ["bias_range", "correlation", "deviations", "judge", "overlap", "quality", "robust_z", "volume"]
 
 # Which side of the median is suspicious: -1 low, 1 high, 0 both.
 MEASURES = {"correlation": -1, "overlap": -1, "brain_volume_ml": 0, "bias_range": 1}
@@ -21,7 +21,7 @@ THRESHOLDS = {"correlation": "min_correlation", "overlap": "min_overlap"}
 POINT = (4.0, -18.0, 10.0)  # mm in template space: beside the falx, through thalamus and ventricles
 SHOWN, SHOWN_EXCLUDED = 40, 8
 SMALLEST_COHORT = 7  # below it median and MAD say little, and most scans would be outliers
-OUTLINE, EXCLUDED, ODD = "#39d5ff", "#c0392b", "#b9770e"
+OUTLINE, OWN, EXCLUDED, ODD = "#39d5ff", "#ffb000", "#c0392b", "#b9770e"
 COLUMNS = 4  # scans in a row of the montage
 
 
@@ -54,20 +54,27 @@ def bias_range(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> float
     return float(high / low)
 
 
-def robust_z(values: np.ndarray) -> np.ndarray:
+def robust_z(values: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
     """(value - median) / (1.4826 MAD), in standard deviations of a normal distribution; NaN stays NaN.
 
-    Where half the values are equal and the MAD is 0, 1.2533 times the mean absolute deviation replaces the
-    denominator (Iglewicz and Hoaglin 1993); where all are equal, z is 0.
+    Median and MAD are those of `reference`, by default the values themselves. Where half of those are equal and the
+    MAD is 0, 1.2533 times the mean absolute deviation replaces the denominator (Iglewicz and Hoaglin 1993); where all
+    are equal, it is 1.
     """
-    difference = values - np.nanmedian(values)
-    scale = 1.4826 * np.nanmedian(np.abs(difference)) or 1.2533 * np.nanmean(np.abs(difference))
-    return difference / scale if scale else difference
+    median, scale = spread(values if reference is None else reference)
+    return (values - median) / (scale or 1)
+
+
+def spread(values: np.ndarray) -> tuple[float, float]:
+    """The median and the denominator of `robust_z`."""
+    median = np.nanmedian(values)
+    distance = np.abs(values - median)
+    return float(median), float(1.4826 * np.nanmedian(distance) or 1.2533 * np.nanmean(distance))
 
 
 def quality(
     chunks: list[Path], table: Path, montage: Path, dataset: str, settings: dict, decisions: dict[str, dict]
-) -> None:
+) -> pd.DataFrame:
     """Gather the tables of a dataset's preprocessing jobs, decide what is left out, and picture what is left.
 
     Args:
@@ -78,6 +85,9 @@ def quality(
         settings: the ``quality`` section: ``min_correlation``, ``min_overlap``, ``outlier_z``; with ``simulated`` the
             picture says so.
         decisions: ``decision`` (exclude or include) and ``reason`` of the scans about which a person decided.
+
+    Returns:
+        The table, with the ``folder`` of each scan's files.
 
     Raises:
         ValueError: no scan is left.
@@ -95,6 +105,7 @@ def quality(
     print(f"{dataset}: {included.sum()} of {len(scans)} scans included, {scans['outlier'].ne('').sum()} flagged")
     for row in scans[~included].itertuples():
         print(f"{row.scan} excluded ({row.code}): {row.reason}")
+    return scans
 
 
 def read_chunk(path: Path) -> pd.DataFrame:
@@ -129,14 +140,28 @@ def judge(scans: pd.DataFrame, settings: dict, decisions: dict[str, dict]) -> pd
         exclude(scans, index, "duplicate", reason, decided[index] == "include")
     fixed = decided.eq("include") & scans["status"].eq("excluded")
     scans.loc[fixed, "reason"] += " `include` in config/exclusions.tsv cannot help that."
-    included = scans["status"].eq("included")
     flags = pd.Series("", index=scans.index)
-    for name, side in MEASURES.items() if included.sum() >= SMALLEST_COHORT else ():
-        z = pd.Series(robust_z(scans[name][included].to_numpy()), index=scans.index[included])
-        odd = z[(z * side if side else z.abs()) > settings["outlier_z"]]
+    for name, z in deviations(scans).items():
+        odd = z[is_odd(name, z, settings) & scans["status"].eq("included")]
         flags[odd.index] += [f"{name} {value:+.1f}; " for value in odd]
     scans["outlier"] = flags.str.removesuffix("; ")
     return scans
+
+
+def deviations(scans: pd.DataFrame) -> pd.DataFrame:
+    """Robust z of each measure (columns) and scan, against the scans that are in; NaN where those are too few."""
+    included = scans["status"].eq("included")
+    known = included.sum() >= SMALLEST_COHORT
+    z = {
+        name: robust_z(scans[name].to_numpy(), scans[name][included].to_numpy()) if known else np.nan
+        for name in MEASURES
+    }
+    return pd.DataFrame(z, index=scans.index, dtype=float)
+
+
+def is_odd(name: str, z: pd.Series | float, settings: dict) -> pd.Series | bool:
+    """Whether a measure lies beyond `outlier_z` on its suspicious side; never where z is NaN."""
+    return (z * MEASURES[name] if MEASURES[name] else abs(z)) > settings["outlier_z"]
 
 
 def exclude(scans: pd.DataFrame, index: int, code: str, reason: str, overruled: bool = False) -> None:
@@ -155,7 +180,7 @@ def duplicates(scans: pd.DataFrame) -> dict[int, str]:
 
 
 def draw(scans: pd.DataFrame, dataset: str) -> Figure:
-    """Axial, coronal and sagittal slice of each scan with the outline of the template's brain, and a list of the rest.
+    """Axial, coronal and sagittal slice of each scan, outlines of its brain and of the template's; a list of others.
 
     Included scans come first, outliers and lowest correlations before the others, then (in red) excluded ones that were
     registered; radiological convention: the subject's right is on the left of the picture.
@@ -188,13 +213,18 @@ def draw(scans: pd.DataFrame, dataset: str) -> Figure:
 def draw_scan(axis: Axes, row: tuple) -> None:
     """The three slices of one scan beside each other."""
     image = nibabel.load(row.folder / "t1w.nii.gz")
-    views = [slices(volume, image.affine) for volume in (np.asarray(image.dataobj), template_brain(image))]
-    axis.imshow(beside(views[0]), origin="lower", cmap="gray", vmin=0, vmax=1)
-    axis.contour(beside(views[1]), [0.5], colors=OUTLINE, linewidths=0.6)
+    axis.imshow(beside(slices(np.asarray(image.dataobj), image.affine)), origin="lower", cmap="gray", vmin=0, vmax=1)
+    for mask, colour in ((template_brain(image), OUTLINE), (own_brain(row.folder), OWN)):
+        axis.contour(beside(slices(mask, image.affine)), [0.5], colors=colour, linewidths=0.6)
     excluded = row.status != "included"
     title = f"{row.scan}  r {row.correlation:.2f}  Dice {row.overlap:.2f}"
     title += "\nexcluded" if excluded else f"\n{row.outlier}" if row.outlier else ""
     axis.set_title(title, fontsize=7, color=EXCLUDED if excluded else ODD if row.outlier else "black")
+
+
+def own_brain(folder: Path) -> np.ndarray:
+    """The brain mask of a preprocessed scan."""
+    return np.asarray(nibabel.load(folder / "mask.nii.gz").dataobj) > 0
 
 
 def template_brain(image: nibabel.Nifti1Image) -> np.ndarray:

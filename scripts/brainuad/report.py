@@ -54,7 +54,8 @@ def report(page: Path, files: dict[str, list[Path]], settings: dict) -> None:
         page: HTML to write.
         files: paths by name, any of which may be missing: the tables ``comparison``, ``table2``, ``strict``,
             ``summary``, ``ranks``, ``significance``, ``paper_difference``, ``costs``, ``intake``; per dataset
-            ``quality``, ``montages`` and ``samples`` (``…/{dataset}/table.tsv``); per model and seed ``descriptions``
+            ``quality``, ``quality_pages``, ``montages`` and ``samples`` (``…/{dataset}/table.tsv``); per model and seed
+            ``descriptions``
             (``model.json``); per model, seed and dataset ``score`` (``…/{model}/{seed}/{dataset}/map.npy``),
             ``subjects`` and ``curves`` (``…/{model}/{seed}/{dataset}.….tsv``); pictures ``qualitative``,
             ``learning_curves`` and ``responses``; ``manifests``; ``digests`` of

@@ -8,6 +8,7 @@ import pandas as pd
 
 from brainuad import report_figures
 from brainuad.page import (
+    MISSING,
     Cell,
     Details,
     Paragraph,
@@ -34,26 +35,28 @@ def published(study: Study) -> Section:
         table = table.assign(title=table["dataset"] + " " + table["metric"].map(title_of))
         caption = (
             "Hollow: published. Filled: ours, with its 95 % interval. Where the protocols differ, so may the "
-            "numbers: the last column of the table says how."
+            "numbers: the notes beneath the table say how."
         )
         picture = embedded(report_figures.differences(table, study.look))
-        blocks = [Picture(picture, caption, "Published and measured"), difference_table(study, table)]
+        blocks = [Picture(picture, caption, "Published and measured"), *difference_table(study, table)]
     return Section("published", "Beside the published numbers", blocks)
 
 
-def difference_table(study: Study, table: pd.DataFrame) -> Table:
-    """A row a published number."""
+def difference_table(study: Study, table: pd.DataFrame) -> list[Table | Paragraph]:
+    """A row a published number, and beneath them what differs in their protocols: the same of many numbers."""
+    notes = {note: f"{place}" for place, note in enumerate(dict.fromkeys(filter(None, table["note"])), start=1)}
     rows = []
     for row in table.itertuples():
         inside = row.low <= row.published <= row.high
-        sign = Cell("\N{EN DASH}" if pd.isna(row.low) else "yes" if inside else "no")
+        sign = Cell(MISSING if pd.isna(row.low) else "yes" if inside else "no")
         cells = [study.name(row.model), Cell(row.dataset), Cell(title_of(row.metric)), number(row.published)]
         ours = number(row.ours, row.low, row.high)
         ours = ours if ours.note else replace(ours, note=row.reason)
-        cells += [ours, number(row.difference), sign, Cell(row.note)]
+        cells += [ours, number(row.difference), sign, Cell(notes.get(row.note, MISSING))]
         rows.append(Row(cells))
-    titles = ["Model", "Dataset", "Metric", "Published", "Ours", "Difference", "In our interval?", "Differs in"]
-    return Table(titles, rows, "Each published number beside ours; the difference is ours minus published.")
+    titles = ["Model", "Dataset", "Metric", "Published", "Ours", "Difference", "In our interval?", "Note"]
+    caption = "Each published number beside ours; the difference is ours minus published."
+    return [Table(titles, rows, caption), *(Paragraph(f"Note {place}: {note}.") for note, place in notes.items())]
 
 
 def ranks(study: Study) -> Section:

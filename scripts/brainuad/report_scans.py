@@ -8,7 +8,7 @@ import pandas as pd
 from brainuad import report_figures
 from brainuad.faults import public
 from brainuad.figures import axial
-from brainuad.page import Cell, Details, Paragraph, Picture, Row, Section, Table, embedded, number
+from brainuad.page import Cell, Details, Links, Paragraph, Picture, Row, Section, Table, embedded, number
 from brainuad.report_figures import Case
 from brainuad.report_study import Study, read
 from brainuad.resampling import draws, interval
@@ -30,15 +30,18 @@ RESAMPLES = 2000
 
 
 def quality(study: Study) -> Section:
-    """Counts, who is left out and why, and the montage of each dataset."""
+    """Counts, who is left out and why, and page and montage of each dataset, which lie beside the report."""
     tables = {path.stem: read(path) for path in study.paths("quality")}
     montages = {path.stem: path for path in study.paths("montages")}
     blocks = [quality_counts(tables), *became(study), *left_out(tables)] if tables else []
     caption = (
-        "Axial, coronal and sagittal slice of each scan in template space; blue: the outline of the template's "
-        "brain. r: correlation with the template; Dice: overlap of the brain masks. Outliers come first, excluded "
-        "scans (red) last."
+        "Axial, coronal and sagittal slice of each scan in template space; blue: the outline of the template's brain, "
+        "amber: that of the scan's own. r: correlation with the template; Dice: overlap of the brain masks. Outliers "
+        "come first, excluded scans (red) last."
     )
+    pages = [(path.stem, f"quality/{path.name}") for path in study.paths("quality_pages")]
+    if pages:
+        blocks.append(Links("Pages with the measures of every scan, and the line that decides otherwise:", pages))
     for dataset in study.settings["datasets"]:
         if dataset in montages:
             picture = Picture(embedded(montages[dataset]), caption, f"Scans of {dataset}")

@@ -155,21 +155,21 @@ def numbers(study: Study, columns: list[Column]) -> Table:
         cells = [study.name(model)]
         for column, bold in zip(columns, strong, strict=True):
             row, floor = column.rows.iloc[index], study.look[model].floor
-            bounds = row["value"], row["low"], row["high"]
-            cell = gap_cell(*bounds, column.lower, floor) if column.gap else number_or_reason(row)
+            cell = gap_cell(row, column.lower, floor) if column.gap else number_or_reason(row)
             cells.append(replace(cell, strong=model in bold))
         rows.append(Row(cells, study.look[model].floor))
     titles = ["Model", *(column.question if column.gap else column.title for column in columns)]
     return Table(titles, rows, note(columns), [("", 1), *spans([column.dataset for column in columns])])
 
 
-def gap_cell(value: float, low: float, high: float, lower: bool, floor: bool) -> Cell:
-    """A difference to a floor, with what its interval says."""
+def gap_cell(row: pd.Series, lower: bool, floor: bool) -> Cell:
+    """A difference to a floor, with what its interval says, or with why there is none."""
+    value, low, high = row["value"], row["low"], row["high"]
     if np.isnan(value) or floor:
-        return Cell(MISSING, np.nan)
+        return Cell(MISSING, np.nan, "" if floor else row["reason"])
     text = f"{value:+.3f}".replace("-", MINUS)
     if np.isnan(low):
-        return Cell(text, value)
+        return Cell(text, value, row["reason"])
     better, worse = (high < 0, low > 0) if lower else (low > 0, high < 0)
     said = "above" if better else "below" if worse else "not told apart"
     return Cell(said, value, f"{text} ({number(value, low, high).note})")

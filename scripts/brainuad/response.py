@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brainuad.cohort import mean_number, unusable
+from brainuad.cohort import mean_number, open_scores, unusable
 from brainuad.counts import count, pooled
 from brainuad.detection import areas, average_precision
 from brainuad.lesions import FOUND_SHARE
@@ -56,7 +56,7 @@ def response(
     scored = pd.read_csv(score / "table.tsv", sep="\t")
     if not set(CELL) <= set(scored):
         raise ValueError(f"{score / 'table.tsv'} has no cells of a grid: dataset {dataset} needs `anomalies.grid`.")
-    maps = np.load(score / "map.npy", mmap_mode="r")
+    maps = open_scores(score / "map.npy")
     threshold, missing = threshold_of(thresholds)
     broken, rows = unusable(maps), []
     for cell, group in scored.groupby(list(CELL), sort=False):
@@ -113,14 +113,15 @@ def measures(
         "average_precision": (
             average_precision(scores[brain], lesion[brain]),
             drawn_precision(scores, lesion, brain, place, weights),
+            len(names),
         ),
-        "detection": (detection.value, detection.replicates),
+        "detection": (detection.value, detection.replicates, detection.deciding, detection.n),  # a share of n
     }
     row, missing = {}, []
-    for name, (value, drawn) in numbers.items():
+    for name, (value, *evidence) in numbers.items():
         row[name] = value
-        row[f"{name}_low"], row[f"{name}_high"] = interval(value, drawn, len(names))
-        missing += [f"{name}: {reason}" for reason in [no_interval(drawn, len(names))] if reason]
+        row[f"{name}_low"], row[f"{name}_high"] = interval(value, *evidence)
+        missing += [f"{name}: {reason}" for reason in [no_interval(*evidence)] if reason]
     return row | {"reason": "; ".join(missing)}
 
 

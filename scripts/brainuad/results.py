@@ -47,7 +47,8 @@ class Results:
             part = self.rows.loc[places]
             value = part["value"].mean(skipna=False)
             drawn, subjects = self.replicates[places].mean(axis=0), part["subjects"].min()
-            low, high = interval(value, drawn, subjects)
+            evidence = drawn, subjects, part["n"].max() if CATALOGUE[key[2]].share else 0
+            low, high = interval(value, *evidence)
             reasons = [reason for reason in part["reason"][part["value"].isna()] if reason]
             records[key] = {
                 "value": value,
@@ -58,7 +59,7 @@ class Results:
                 "n": part["n"].max(),
                 "subjects": subjects,
                 "prevalence": part["prevalence"].mean(),
-                "reason": next(iter(reasons), "") if np.isnan(value) else no_interval(drawn, subjects),
+                "reason": next(iter(reasons), "") if np.isnan(value) else no_interval(*evidence),
             }
         index = pd.MultiIndex.from_tuples(list(records), names=["model", *KEY])
         return pd.DataFrame(list(records.values()), index=index)

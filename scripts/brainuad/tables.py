@@ -69,6 +69,15 @@ class Table:
         said = verdict(low, high, CATALOGUE[gap.key[1]].direction == "higher is better")
         return signed(value) + (f" [{signed(low)}, {signed(high)}] {said}" if said else "")
 
+    def gap_reason(self, model: str, gap: Gap) -> str:
+        """Why a trained model's value has no difference to the floor, or that no interval; empty if all is there."""
+        value, low, _ = gap.values[model]
+        if model in self.floors or pd.isna(self.summary["value"].get((model, *gap.key))):
+            return ""
+        if pd.isna(value):
+            return f"{self.labels[gap.floor]} has no value, or one of other subjects"
+        return "no interval: undefined or the same in too many draws of the subjects" if pd.isna(low) else ""
+
     def best(self, column: Key) -> set[str]:
         """The trained models with the best mean, to the digits shown; none where one alone has a value or none is due.
 
@@ -209,12 +218,7 @@ def unknown(table: Table) -> list[str]:
                 places.setdefault(reason, []).append(f"{label} in {key[0]} {CATALOGUE[key[1]].title}")
     for gap in table.gaps:
         for model in table.block(floors=False):
-            value, low, _ = gap.values[model]
-            if pd.isna(value) and not pd.isna(table.summary["value"].get((model, *gap.key), float("nan"))):
-                reason = f"{table.labels[gap.floor]} has no value, or one of other subjects"
-            elif pd.isna(low) and not pd.isna(value):
-                reason = "no interval: undefined or the same in too many draws of the subjects"
-            else:
+            if not (reason := table.gap_reason(model, gap)):
                 continue
             where = f"{table.labels[model]} in {gap.key[0]} {CATALOGUE[gap.key[1]].title} {MINUS}"
             places.setdefault(reason, []).append(f"{where} {table.labels[gap.floor]}")
@@ -240,5 +244,6 @@ def numbers(table: Table) -> pd.DataFrame:
             rows.append({**shared, **dict(zip(KEY, key, strict=True)), **values})
         for gap in table.gaps:
             values = dict(zip(("value", "low", "high"), gap.values[model], strict=True))
-            rows.append({**shared, **dict(zip(KEY, gap.key, strict=True)), "against": gap.floor, **values})
+            values |= {"against": gap.floor, "reason": table.gap_reason(model, gap)}
+            rows.append({**shared, **dict(zip(KEY, gap.key, strict=True)), **values})
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brainuad.cohort import NOT_FINITE
+from brainuad.cohort import NOT_FINITE, open_scores
 from brainuad.counts import KEY_BITS, REST_BITS, keys_of, scores_of
 from brainuad.sample_set import SampleSet
 
@@ -51,7 +51,7 @@ def healthy_pixels(folders: Sequence[tuple[Path, SampleSet]], region: str) -> It
     """Scores of the normal pixels of a region of each validation image."""
     for score, samples in folders:
         scored = pd.read_csv(score / "table.tsv", sep="\t", usecols=["sample", "split"])
-        maps = np.load(score / "map.npy", mmap_mode="r")
+        maps = open_scores(score / "map.npy")
         for place in np.flatnonzero(scored["split"] == "validation"):
             row = scored["sample"].iloc[place]
             normal = ~samples.lesion[row]

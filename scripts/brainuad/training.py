@@ -19,6 +19,7 @@ from lightning_fabric import Fabric, seed_everything
 from torch import Tensor, nn
 
 from brainuad.augmentation import RandomAffine
+from brainuad.condensing import condensed
 from brainuad.devices import accelerate
 from brainuad.fingerprint import fingerprint
 from brainuad.interruption import CONTINUE, STOP, Interrupted, Interruption
@@ -165,6 +166,8 @@ class Run:
         schedule, epochs = self.settings["training"], self.settings["epochs"]
         progress = Progress(epochs, len(self.rows) + self.position / self.updates) if self.ranks.writes else None
         self.path = checkpoint
+        if self.detector.condenses and self.augment.still:
+            self.training = condensed(self.detector, self.training, self.batch_size, self.fabric, self.layout)
         for epoch in range(len(self.rows), epochs):
             self.epoch_began = time.monotonic()
             terms = self.train_epoch(epoch)

@@ -85,9 +85,14 @@ def like(array: np.ndarray, image: ants.ANTsImage) -> ants.ANTsImage:
     return image.new_image_like(np.ascontiguousarray(array, dtype=np.float32))
 
 
+def foreground_volume(image: ants.ANTsImage) -> float:
+    """The volume of what stands out from the background, in ml."""
+    return _millilitres(_foreground(image), image.spacing)
+
+
 def is_skull_stripped(image: ants.ANTsImage) -> bool:
     """Whether what stands out from the background has the volume of a brain (0.5 to 2.3 l) and not of a head."""
-    return bool(PLAUSIBLE_VOLUME[0] < _millilitres(_foreground(image), image.spacing) < STRIPPED_VOLUME)
+    return bool(PLAUSIBLE_VOLUME[0] < foreground_volume(image) < STRIPPED_VOLUME)
 
 
 def brain_mask(
@@ -101,15 +106,23 @@ def brain_mask(
     Raises:
         BadScan: what was found can not be a brain.
     """
-    mask = _foreground(image) if skull_stripped else _brain_of_head(image, template, spacing, seed)
+    if skull_stripped:
+        remedy = "look at it, and set skull_stripped to false if it shows a head"
+        return plausible(_foreground(image), image, "skull-stripped scan", remedy)
+    remedy = "name another program in preprocessing.brain_extraction, or strip the skull and set skull_stripped to true"
+    return plausible(_brain_of_head(image, template, spacing, seed), image, "head", remedy)
+
+
+def plausible(mask: np.ndarray, image: ants.ANTsImage, kind: str, remedy: str) -> ants.ANTsImage:
+    """The mask as float32 on the grid of `image`.
+
+    Raises:
+        BadScan: its volume is none of a brain; the message says in what `kind` of scan, and the `remedy`.
+    """
     volume = _millilitres(mask, image.spacing)
     if not PLAUSIBLE_VOLUME[0] <= volume <= PLAUSIBLE_VOLUME[1]:
-        kind, remedy = ("head", "strip the skull with another tool and set skull_stripped to true")
-        if skull_stripped:
-            kind, remedy = ("skull-stripped scan", "look at it, and set skull_stripped to false if it shows a head")
-        raise BadScan(
-            "brain_mask", f"the brain mask found in this {kind} has {volume:.0f} ml, which no brain has; {remedy}"
-        )
+        said = f"the brain mask found in this {kind} has {volume:.0f} ml, which no brain has"
+        raise BadScan("brain_mask", f"{said}; {remedy}")
     return like(mask, image)
 
 
@@ -118,14 +131,14 @@ def _foreground(image: ants.ANTsImage) -> np.ndarray:
     array = image.numpy()
     corners = array[:: array.shape[0] - 1, :: array.shape[1] - 1, :: array.shape[2] - 1]
     difference = np.abs(array - np.median(corners))
-    mask = _largest_filled(difference > 0.002 * difference.max())
+    mask = largest_filled(difference > 0.002 * difference.max())
     if _millilitres(mask, image.spacing) < STRIPPED_VOLUME:
         return mask
     factors = _factors(image, MASK_SPACING)
     small = shrink(image, factors)
     mask = small.numpy() > 0.75 * _otsu(small.numpy())
     if _millilitres(mask, small.spacing) < STRIPPED_VOLUME:
-        mask = _largest_filled(_close(_largest_filled(mask), 6, small.spacing))
+        mask = largest_filled(_close(largest_filled(mask), 6, small.spacing))
     return enlarge(mask.astype(np.float32), factors, image.shape, order=1) > 0.5
 
 
@@ -136,15 +149,15 @@ def _brain_of_head(image: ants.ANTsImage, template: Template, spacing: float, se
     """
     factors = _factors(image, MASK_SPACING)
     small = shrink(image, factors)
-    small = correct_bias(small, like(_largest_filled(small.numpy() > _otsu(small.numpy())), small))
+    small = correct_bias(small, like(largest_filled(small.numpy() > _otsu(small.numpy())), small))
     array, voxel = small.numpy(), small.spacing
     threshold = _otsu(array)
     rough = _without_bridges(array > threshold, voxel)
     transform = register(small, like(rough, small), template, spacing=spacing, seed=seed)
     prior = warp(template.mask, transform.invert(), small, "nearestNeighbor").numpy() > 0
     refined = (array > 1.1 * threshold) & _dilate(prior, 3, voxel)
-    refined = _dilate(_largest_filled(_erode(refined, 3, voxel)), 3, voxel)
-    refined = _largest_filled(_close(refined, 6, voxel))
+    refined = _dilate(largest_filled(_erode(refined, 3, voxel)), 3, voxel)
+    refined = largest_filled(_close(refined, 6, voxel))
     return enlarge(refined.astype(np.float32), factors, image.shape, order=1) > 0.5
 
 
@@ -152,10 +165,10 @@ def _without_bridges(mask: np.ndarray, voxel: Sequence[float]) -> np.ndarray:
     """The largest component after the weakest erosion (2 to 8 mm) that leaves at most a brain, dilated back."""
     depth = ndimage.distance_transform_edt(mask, sampling=voxel)
     for radius in range(2, 9):
-        component = _dilate(_largest_filled(depth > radius), radius + 1, voxel)
+        component = _dilate(largest_filled(depth > radius), radius + 1, voxel)
         if _millilitres(component, voxel) < BRAIN_VOLUME:
             break
-    return _largest_filled(component)
+    return largest_filled(component)
 
 
 def _otsu(array: np.ndarray) -> float:
@@ -182,7 +195,7 @@ def _close(mask: np.ndarray, radius: float, voxel: Sequence[float]) -> np.ndarra
     return closed[tuple(slice(before, -after) for before, after in width)]
 
 
-def _largest_filled(mask: np.ndarray) -> np.ndarray:
+def largest_filled(mask: np.ndarray) -> np.ndarray:
     """The largest component (faces touching), its cavities filled."""
     labels, count = ndimage.label(mask)
     if count == 0:
@@ -284,6 +297,22 @@ def warp_lesions(mask: ants.ANTsImage, transform: ants.ANTsTransform, grid: ants
         highest = np.unravel_index(np.argsort(-values, axis=None, kind="stable")[:count], values.shape)
         kept[box][highest] = True
     return like(kept, grid)
+
+
+def lesions_of_scan(mask: nibabel.Nifti1Image, from_template: Path, scan: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
+    """The mask (0 or 1) of template space on the voxels of the scan, in their order: uint8.
+
+    Each lesion keeps its volume, as by `warp_lesions`.
+
+    Args:
+        from_template: file of the affine, as preprocessing writes it for that scan.
+        scan: its shape and affine count.
+    """
+    grid = from_nifti(nibabel.Nifti1Image(np.zeros(scan.shape[:3], np.uint8), scan.affine))
+    back = to_nifti(warp_lesions(from_nifti(mask), ants.read_transform(str(from_template)), grid), np.uint8)
+    axes = [nibabel.io_orientation(image.affine) for image in (back, scan)]
+    back = back.as_reoriented(nibabel.orientations.ornt_transform(*axes))
+    return nibabel.Nifti1Image(np.asarray(back.dataobj), scan.affine)
 
 
 def write_transform(transform: ants.ANTsTransform, path: Path) -> None:

@@ -29,6 +29,7 @@ class Detector(nn.Module):
         tied: parameters that trained weights hold good for only as they were, though no shape shows it.
         recipe: set by ``brainuad.models.create``: what builds this model again.
         needs_perceptual: whether ``loss`` measures a perceptual distance.
+        condenses: whether the model has a ``condense``.
     """
 
     tiny: ClassVar[dict]
@@ -36,6 +37,7 @@ class Detector(nn.Module):
     tied: ClassVar[tuple[str, ...]] = ()
     recipe: dict
     needs_perceptual: bool = False
+    condenses: ClassVar[bool] = False
 
     def __init__(self, size: Sequence[int], upstream: "Detector | None" = None):
         """Keep the image size and freeze the upstream.
@@ -136,6 +138,16 @@ class Detector(nn.Module):
         for optimizer in optimizers:
             optimizer.step()
         return terms
+
+    def condense(self, x: Tensor) -> Tensor:
+        """All that ``step`` needs of images, where a part of the model that does not learn sees them first.
+
+        Training asks for it once if it never moves an image, and gives ``step`` the result in their place.
+
+        Returns:
+            (b, 1, ...), integers, by which ``step`` knows that these are no images.
+        """
+        raise NotImplementedError
 
     def fit(self, images: Iterable[np.ndarray]) -> None:
         """Learn without gradients; called once, in place of epochs, on models without trainable parameters.

@@ -36,6 +36,7 @@ class VQVAETransformer(Detector):
     tiny: ClassVar[dict] = {"width": 16, "depth": 2, "heads": 2}
     requires: ClassVar[str] = "vqvae.VQVAE"
     tied: ClassVar[tuple[str, ...]] = ("orderings",)
+    condenses: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -179,10 +180,14 @@ class VQVAETransformer(Detector):
         shape = (len(self.orders), self.draws, self.orders.shape[1])
         return torch.rand(shape, dtype=torch.float64, generator=generator)
 
+    def condense(self, x: Tensor) -> Tensor:
+        """Codes of images, (b, 1, *latent_size)."""
+        return self.upstream.encode(x)[:, None].int()
+
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Codes of images in raster order, (b, length), int64."""
-        return self.upstream.encode(x).flatten(1)
+        """Codes in raster order, (b, length), int64, of images or of what ``condense`` made of them."""
+        return (self.upstream.encode(x) if x.is_floating_point() else x.long()).flatten(1)
 
     def decode(self, sequence: Tensor, order: Tensor) -> Tensor:
         """Images (b, 1, *size) of sequences."""

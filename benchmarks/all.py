@@ -1,0 +1,98 @@
+"""All benchmarks, one after the other, each in a process of its own: ``make bench``. Writes ``docs/benchmarks.md``."""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from side_by_side import ROOT, Row, table
+
+SECTIONS = {
+    "Training": ("vqvae_training", "swin_mae_training", "rae_training", "transformer_training", "training_rate"),
+    "Scoring": ("healing", "sampling", "swin_mae_scoring", "anomaly_maps"),
+    "Evaluation": ("pooled_metrics", "bootstrap"),
+    "Scans": ("preprocessing", "brain_mask", "feeding"),
+    "Workflow": ("fixed_costs", "planning"),
+}
+PACKAGES = ("torch", "monai", "monai-generative", "antspyx", "numpy", "scikit-learn", "lpips", "snakemake")
+PAGE = ROOT / "docs/benchmarks.md"
+BEGINNING, END = "<!-- measured -->", "<!-- end -->"
+
+
+def machine() -> str:
+    """Where, when and with what this was measured."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    cores = f"{os.cpu_count()} cores ({processor()}), Python {platform.python_version()}"
+    return f"{datetime.date.today().isoformat()}, {cores}; {graphics()}. {versions}."
+
+
+def processor() -> str:
+    """Its name, where Linux tells it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def graphics() -> str:
+    """The GPU that torch sees."""
+    code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def run(name: str, folder: Path) -> tuple[list[Row], str]:
+    """The rows of a benchmark, and a sentence on how it went."""
+    rows, load, began = folder / name, os.getloadavg()[0], time.monotonic()
+    command = [sys.executable, ROOT / f"benchmarks/{name}.py", "--rows", rows]
+    print(f"\n{name}", flush=True)
+    failed = subprocess.run(command).returncode
+    seconds = time.monotonic() - began
+    said = f"`{name}.py`: {seconds:.0f} s, load before {load:.1f}"
+    if failed:
+        return [], f"{said}, **failed**"
+    return [Row(**json.loads(line)) for line in rows.read_text(encoding="utf-8").splitlines()], said
+
+
+def page(sections: dict[str, list[Row]], said: list[str]) -> str:
+    """What goes between the marks of the page."""
+    rows = [row for part in sections.values() for row in part]
+    goals = [row for row in rows if row.wanted is not None]
+    parts = [f"Measured {machine()}", f"{sum(row.reached for row in goals)} of {len(goals)} goals reached."]
+    for title, part in sections.items():
+        parts += [f"## {title}", table(part)] if part else []
+    return "\n\n".join([*parts, "Scripts: " + "; ".join(said) + "."])
+
+
+def main() -> None:
+    """Run all, or those that are named, and write the page."""
+    known = [name for names in SECTIONS.values() for name in names]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="BENCHMARK", help=f"of {', '.join(known)}; all if none is named")
+    chosen = parser.parse_args().names or known
+    if unknown := sorted(set(chosen) - set(known)):
+        parser.error(f"there is no benchmark {unknown[0]!r}; choose from {', '.join(known)}")
+    sections, said = {title: [] for title in SECTIONS}, []
+    with tempfile.TemporaryDirectory() as folder:
+        for title, names in SECTIONS.items():
+            for name in names:
+                if name in chosen:
+                    rows, sentence = run(name, Path(folder))
+                    sections[title] += rows
+                    said.append(sentence)
+    text = page(sections, said)
+    print(f"\n{text}")
+    if set(chosen) == set(known):
+        before, rest = PAGE.read_text(encoding="utf-8").split(BEGINNING)
+        after = rest.split(END)[1]
+        PAGE.write_text(f"{before}{BEGINNING}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    sys.exit(any("failed" in sentence for sentence in said))
+
+
+if __name__ == "__main__":
+    main()

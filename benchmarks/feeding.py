@@ -1,0 +1,101 @@
+"""Images to a model, moved at random: a memory map moved by the batch, against NIfTI files, caches and PNG folders."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from monai.data import CacheDataset, DataLoader, Dataset
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandAffined, RandFlipd
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from side_by_side import Row, alternate, main
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from brainuad.augmentation import RandomAffine
+from brainuad.sample_set import Images, SampleSet, SampleWriter
+
+IMAGES, SIDE, BATCH = 512, 128, 32
+ROTATION, TRANSLATION, SCALING = 10.0, 0.1, 0.1
+
+
+def write(folder: Path) -> None:
+    """The same images as a sample set, as NIfTI slices and as PNG files."""
+    random = np.random.default_rng(0)
+    writer = SampleWriter(folder / "samples", IMAGES, (SIDE, SIDE))
+    (folder / "nifti").mkdir()
+    (folder / "png/all").mkdir(parents=True)
+    for number in range(IMAGES):
+        image = gaussian_filter(random.random((SIDE, SIDE)), 3)
+        image = ((image - image.min()) / np.ptp(image)).astype(np.float32)
+        mask = np.ones((SIDE, SIDE), bool)
+        writer.add(image, mask, ~mask, {"scan": str(number), "subject": str(number), "split": "train"})
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), folder / f"nifti/{number}.nii.gz")
+        Image.fromarray((image * 255).astype(np.uint8)).save(folder / f"png/all/{number}.png")
+    writer.close()
+
+
+def memory_map(folder: Path) -> Callable[[], int]:
+    """Ours, as training reads them."""
+    images, augment = Images([SampleSet(folder / "samples")], "train"), RandomAffine(ROTATION, TRANSLATION, SCALING)
+
+    def run() -> int:
+        generator, order = torch.Generator().manual_seed(0), np.random.default_rng(0).permutation(IMAGES)
+        return sum(len(augment(torch.from_numpy(batch), generator)) for batch in images.batches(BATCH, order))
+
+    return run
+
+
+def dictionaries(folder: Path, kind: type, loader: dict) -> Callable[[], int]:
+    """MONAI's dictionary transforms over NIfTI slices."""
+    load = [LoadImaged("image"), EnsureChannelFirstd("image", channel_dim="no_channel")]
+    move = RandAffined(
+        "image",
+        prob=1.0,
+        rotate_range=np.deg2rad(ROTATION),
+        translate_range=TRANSLATION * SIDE,
+        scale_range=SCALING,
+        padding_mode="zeros",
+    )
+    files = [{"image": str(path)} for path in sorted((folder / "nifti").iterdir())]
+    options = {"progress": False} if kind is CacheDataset else {}
+    dataset = kind(files, Compose([*load, move, RandFlipd("image", prob=0.5, spatial_axis=0)]), **options)
+    batches = DataLoader(dataset, batch_size=BATCH, shuffle=True, **loader)
+    return lambda: sum(len(batch["image"]) for batch in batches)
+
+
+def pictures(folder: Path, loader: dict) -> Callable[[], int]:
+    """torchvision's transforms over a folder of PNG files."""
+    move = transforms.RandomAffine(ROTATION, (TRANSLATION, TRANSLATION), (1 - SCALING, 1 + SCALING))
+    steps = [transforms.Grayscale(), move, transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    dataset = ImageFolder(folder / "png", transforms.Compose(steps))
+    batches = torch.utils.data.DataLoader(dataset, batch_size=BATCH, shuffle=True, **loader)
+    return lambda: sum(len(images) for images, _ in batches)
+
+
+def measure() -> Iterator[Row]:
+    """Images per second of all of them, in turns; of the peers the better of none and two worker processes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder)
+        peers = {
+            "MONAI `Dataset` of NIfTI slices": (40, lambda loader: dictionaries(folder, Dataset, loader)),
+            "MONAI `CacheDataset`": (30, lambda loader: dictionaries(folder, CacheDataset, loader)),
+            "PNG folder, torchvision": (4, lambda loader: pictures(folder, loader)),
+        }
+        loaders = ({}, {"num_workers": 2, "persistent_workers": True})
+        works = [make(loader) for _, make in peers.values() for loader in loaders]
+        own, *theirs = alternate(memory_map(folder), *works)
+        for number, (against, (wanted, _)) in enumerate(peers.items()):
+            best = min(theirs[2 * number : 2 * number + 2], key=np.median)
+            ratios = [peer / ours for peer, ours in zip(best, own, strict=True)]
+            note = f"{IMAGES / np.median(own):,.0f} against {IMAGES / np.median(best):,.0f} images a second"
+            goal = f"Feeding {SIDE} × {SIDE}, batches of {BATCH}, moved and flipped"
+            yield Row(goal, against, wanted, float(np.median(ratios)), min(ratios), max(ratios), note=note)
+
+
+if __name__ == "__main__":
+    main(measure)

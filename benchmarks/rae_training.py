@@ -1,0 +1,41 @@
+"""A training step of the RAE: passes that both updates share made once, against every pass made anew."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from peers.rae import Naive
+from side_by_side import Row, alternate, main, ratio
+from steps import Training, equal_losses, noise
+
+from brainuad.models import create
+
+BATCH, SIDE, LR, ROUNDS = 8, 128, 2e-4, 3
+PEER = "plain step, in the order of the published code"
+
+
+def measure(batch: int = BATCH, side: int = SIDE, rounds: int = ROUNDS, params: dict | None = None) -> Iterator[Row]:
+    """The ratio with and without the term weighted 1e-8, and whether both learn the same."""
+    torch.manual_seed(0)
+    model = create("rae.RAE", (side, side), params or {})
+    without = copy.deepcopy(model)
+    without.reconstruct_term = 0.0
+    naive, images = Naive(model.train(), LR), noise(batch, side)
+    training, lighter = Training(model, images, LR), Training(without, images, LR)
+    for part in (naive.encoder, naive.decoder):
+        part.to(training.x.device)
+
+    def peer() -> tuple[float, float]:
+        return naive.step(training.x)
+
+    same = equal_losses(training, ["encoder", "decoder"], peer, PEER, steps=2)
+    lighter.step()
+    theirs, own, light = alternate(peer, training.step, lighter.step, rounds=rounds, warm=0)
+    goal = f"RAE, training step, {batch} images of {side} × {side}"
+    yield ratio(goal, PEER, 1.25, theirs, own)
+    yield same
+    yield ratio(f"{goal}, without the term weighted 1e-8", PEER, 1.5, theirs, light)
+
+
+if __name__ == "__main__":
+    main(measure)

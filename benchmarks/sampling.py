@@ -1,0 +1,56 @@
+"""Sequences of codes drawn from nothing, with cached keys and values and in batches, against the tutorial's loop."""
+
+from collections.abc import Iterator
+
+import torch
+from healing import LENGTHS, untrained
+from peers.healing import computed_seconds, monai_transformer, naive, prefix_pass
+from side_by_side import Row, alternate, main, ratio
+
+from brainuad.models.healing import sample
+
+BATCH, ROUNDS = 8, 5
+PEER = "MONAI's tutorial, `sample`, token by token"
+
+
+def random_numbers(count: int, side: int, device: torch.device) -> torch.Tensor:
+    """Uniforms (count, side * side)."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(count, side * side, dtype=torch.float64, generator=generator).to(device)
+
+
+def measure(
+    batch: int = BATCH,
+    side: int = 32,
+    lengths: tuple[int, ...] = (1, *LENGTHS),
+    rounds: int = ROUNDS,
+    params: dict | None = None,
+) -> Iterator[Row]:
+    """The ratio, and whether the same uniforms give the same tokens."""
+    small = untrained(side // 4, params)
+    uniforms = random_numbers(2 * batch, side // 4, small.orders.device)
+    expected = naive(
+        monai_transformer(small.transformers[0], False),
+        torch.zeros_like(uniforms, dtype=torch.long),
+        torch.ones_like(uniforms, dtype=torch.bool),
+        uniforms,
+    )
+    same = int((sample(small.transformers[0], uniforms) == expected).all(1).sum())
+
+    detector = untrained(side, params)
+    uniforms = random_numbers(batch, side, detector.orders.device)
+    plain = monai_transformer(detector.transformers[0], flash=False)
+    own, *seconds = alternate(
+        lambda: sample(detector.transformers[0], uniforms), *(prefix_pass(plain, n) for n in lengths), rounds=rounds
+    )
+    theirs = [computed_seconds(row, lengths, range(side * side)) for row in zip(*seconds, strict=True)]
+    goal = f"Sampling of {side} × {side} codes, an image"
+    note = f"ours {batch} images at a time; the loop's time computed from passes over {len(lengths)} prefixes"
+    yield ratio(goal, PEER, 250, theirs, [second / batch for second in own], note)
+    goal = f"... sequences of {2 * batch} with identical codes for the same uniforms, {side // 4} × {side // 4}"
+    against = f"{PEER}, uniforms in place of `multinomial`"
+    yield Row(goal, against, 2 * batch, same, unit="", note="by an untrained model")
+
+
+if __name__ == "__main__":
+    main(measure)

@@ -1,0 +1,113 @@
+"""What the benchmarks of training share: steps of brainuad's own training on images in memory, and their losses."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from side_by_side import Row
+from torch import Tensor
+
+from brainuad.condensing import condensed
+from brainuad.devices import accelerate
+from brainuad.models import Detector
+from brainuad.sample_set import split_batches
+from brainuad.training import Run
+
+STILL = {"rotation": 0.0, "translation": 0.0, "scaling": 0.0, "flip": 0.0}
+
+
+class InMemory:
+    """Images (n, 1, *size), float32, as training reads them from a sample set."""
+
+    def __init__(self, images: np.ndarray):
+        self.images, self.size = images, images.shape[2:]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        """The images of these numbers."""
+        return self.images[numbers]
+
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """All images once."""
+        for numbers in split_batches(np.arange(len(self)), batch_size):
+            yield self[numbers]
+
+
+class Training:
+    """brainuad's training of a model in full precision.
+
+    Attributes:
+        run: the training.
+        x: the images, on its device, for the peer.
+    """
+
+    def __init__(
+        self, detector: Detector, images: np.ndarray, lr: float, batch_size: int | None = None, moved: dict = STILL
+    ):
+        """Set it up; all images are one batch unless ``batch_size`` says otherwise, and none is moved at random."""
+        settings = {
+            "training": {"device": "auto", "precision": "32-true", "augmentation": moved},
+            "batch_size": batch_size or len(images),
+            "epochs": 1000,
+            "lr": lr,
+        }
+        fabric = accelerate(settings["training"])
+        self.run = Run(detector, fabric, settings, 0, InMemory(images), InMemory(images))
+        if detector.condenses and self.run.augment.still:
+            run = self.run
+            run.training = condensed(detector, run.training, run.batch_size, fabric, run.layout)
+        self.x = fabric.to_device(torch.from_numpy(images))
+        self.run.detector.train()
+
+    def learn(self, updates: int) -> Detector:
+        """So many updates; the model in eval mode."""
+        for number in range(updates):
+            epoch, index = divmod(number, self.run.updates)
+            self.run.train_batch(epoch, index, self.run.batches(self.run.order(epoch))[index])
+        return self.run.detector.eval()
+
+    def step(self) -> None:
+        """One update by all images, with what training does for it besides: reading them, seeding, the rate."""
+        self.run.train_batch(0, 0, np.arange(len(self.x)))
+
+    def seed(self) -> None:
+        """Seed torch's global generator as ``step`` does."""
+        self.run.seed_batch(0, 0)
+
+    def losses(self, *names: str) -> tuple[float, ...]:
+        """These terms of one update."""
+        self.run.totals.clear()
+        self.step()
+        return tuple(float(self.run.totals[name]) / len(self.x) for name in names)
+
+
+def noise(count: int, side: int) -> np.ndarray:
+    """Blurred noise, (count, 1, side, side) in [0, 1]: what is in an image does not change what a step takes."""
+    images = gaussian_filter(np.random.default_rng(0).random((count, 1, side, side)), (0, 0, 3, 3))
+    return ((images - images.min()) / np.ptp(images)).astype(np.float32)
+
+
+def equal_losses(
+    training: Training, names: Sequence[str], peer: Callable[[], Sequence[float | Tensor]], against: str, steps: int = 3
+) -> Row:
+    """The row of how far the losses of the first steps lie apart, both beginning with the same weights.
+
+    Args:
+        training: ours.
+        names: of its terms.
+        peer: one update; returns the same terms.
+        against: its name.
+        steps: how many updates.
+    """
+    greatest = 0.0
+    for _ in range(steps):
+        own = training.losses(*names)
+        training.seed()
+        theirs = [float(loss) for loss in peer()]
+        greatest = max(greatest, *(abs(a - b) / abs(b) for a, b in zip(own, theirs, strict=True)))
+    goal = f"... greatest difference of the losses of {steps} updates, as a share"
+    return Row(goal, against, 1e-5, greatest, unit="", at_least=False)

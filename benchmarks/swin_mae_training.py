@@ -1,0 +1,40 @@
+"""A training step of the Swin MAE: brainuad's training against a plain one, written from the facts."""
+
+from collections.abc import Iterator
+
+import torch
+from peers.swin_mae import like
+from side_by_side import Row, alternate, main, ratio
+from steps import Training, equal_losses, noise
+from torch import Tensor
+
+from brainuad.models import create
+
+BATCH, SIDE, LR, ROUNDS = 8, 128, 1e-3, 15
+PEER = "plain network and `AdamW`"
+
+
+def measure(batch: int = BATCH, side: int = SIDE, rounds: int = ROUNDS, params: dict | None = None) -> Iterator[Row]:
+    """The ratio, and whether both learn the same."""
+    torch.manual_seed(0)
+    model = create("swin_mae.SwinMAE", (side, side), params or {})
+    plain = like(model)
+    training = Training(model, noise(batch, side), LR)
+    plain.to(training.x.device).train()
+    optimizer = torch.optim.AdamW(plain.parameters(), LR, betas=(0.9, 0.95), weight_decay=0.05)
+
+    def peer() -> tuple[Tensor]:
+        optimizer.zero_grad(set_to_none=True)
+        loss = plain.loss(training.x)
+        loss.backward()
+        optimizer.step()
+        return (loss.detach(),)
+
+    same = equal_losses(training, ["loss"], peer, PEER)
+    goal = f"Swin MAE, training step, {batch} images of {side} × {side}"
+    yield ratio(goal, PEER, 1.05, *alternate(peer, training.step, rounds=rounds))
+    yield same
+
+
+if __name__ == "__main__":
+    main(measure)
