@@ -25,6 +25,7 @@ include: "rules/compare.smk"
 include: "rules/judge.smk"
 include: "rules/response.smk"
 include: "rules/maps.smk"
+include: "rules/groups.smk"
 include: "rules/costs.smk"
 include: "rules/report.smk"
 
@@ -36,5 +37,4 @@ rule all:
         expand("results/{table}.{kind}", table=["table2", "strict"], kind=["md", "tex", "csv", "html"]),
         multiext("results/paper_difference", ".tsv", ".html") if published else [],
         multiext("results/figures/", "qualitative.png", "learning_curves.png"),
-        response_figures(),
-        map_tables(),
+        response_figures() + map_tables(),

@@ -63,7 +63,7 @@ def raw_scans(wildcards):
 
 def phantom_rows(wildcards):
     """The scans that one job simulates."""
-    return jobs[wildcards.dataset][wildcards.chunk][["subject", "t1w"]].to_dict("records")
+    return jobs[wildcards.dataset][wildcards.chunk][["subject", "t1w", "group"]].to_dict("records")
 
 
 def scan_rows(wildcards):

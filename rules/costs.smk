@@ -12,6 +12,7 @@ rule costs:
         last=["results/comparison.tsv", "results/significance.tsv", "results/figures/qualitative.png"],
         response=response_figures(),
         maps=map_tables(),
+        groups=compared_groups("groups.tsv"),
         quality=collect("results/quality/{dataset}.tsv", dataset=scans),
         trainings=collect("results/train/{model}/{seed}/cost.json", model=models, seed=seeds),
         scores=collect(

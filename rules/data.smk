@@ -25,6 +25,7 @@ rule phantom:
         scans=phantom_rows,
         site=lookup("datasets/{dataset}/phantom/site", within=config),
         seed=lookup("datasets/{dataset}/phantom/seed", within=config),
+        patients=lookup("datasets/{dataset}/phantom/patients", within=config),
     script:
         "../scripts/phantom.py"
 

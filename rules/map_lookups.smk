@@ -1,4 +1,11 @@
-"""What the rules about maps as images look up."""
+"""What the rules about maps as images, and about groups compared by them, look up."""
+
+from brainuad.grouping import check_all_groups
+
+try:
+    check_all_groups(left, config["datasets"], config["seed"])
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
 
 
 def map_tables():
@@ -33,3 +40,27 @@ def map_settings(wildcards):
     """What the maps of a dataset have to know about the study."""
     named = {"dataset": wildcards.dataset, "model": wildcards.model, "scans_of": scans_of(wildcards.dataset)}
     return {**named, "simulated": config["simulated"], "pages": config["maps"]["pages"]}
+
+
+def compared_groups(file):
+    """One file of each comparison: of all datasets with groups, by the models and seeds whose maps are written."""
+    asked = config["maps"]
+    return collect(
+        f"results/groups/{{dataset}}/{{model}}/{{seed}}/{file}",
+        dataset=[name for name in scans if config["datasets"][name]["groups"]],
+        model=asked["models"] or list(models),
+        seed=asked["seeds"] or seeds[:1],
+    )
+
+
+def atlas_files(wildcards):
+    """The regions of a dataset's comparison and their names, if there are any."""
+    asked = config["datasets"][wildcards.dataset]["groups"]
+    return [asked[key] for key in ("regions", "names") if asked[key]]
+
+
+def group_settings(wildcards):
+    """What a comparison of groups has to know about the study."""
+    label = models[wildcards.model]["label"] or wildcards.model
+    named = {"dataset": wildcards.dataset, "model": label, "simulated": config["simulated"]}
+    return {**named, **config["datasets"][wildcards.dataset]["groups"], "resamples": config["comparison"]["resamples"]}

@@ -42,6 +42,12 @@ rule report:
             file=["reconstruction.npy", "table.tsv"],
         ),
         responses=response_figures(),
+        groups=compared_groups("groups.tsv"),
+        compared=[
+            path
+            for file in ("regions.tsv", "balance.tsv", "notes.tsv", "groups.png")
+            for path in compared_groups(file)
+        ],
         qualitative="results/figures/qualitative.png",
         learning_curves="results/figures/learning_curves.png",
     output:

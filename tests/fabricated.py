@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.image import imsave
 
+from brainuad.balance import COLUMNS as BALANCE_COLUMNS
+from brainuad.groups import GROUP_COLUMNS, REGION_COLUMNS
 from brainuad.sample_set import SampleWriter
 from brainuad.tables import COLUMNS
 
@@ -59,13 +61,19 @@ def fabricated(folder: Path) -> tuple[dict, dict]:
             part = results / "metrics" / model / "1" / dataset
             files.setdefault("subjects", []).append(write(part.with_suffix(".subjects.tsv"), subjects(rng, dataset)))
             files.setdefault("curves", []).append(write(part.with_suffix(".curves.tsv"), curves(dataset)))
+    files["groups"] = [groups(results / f"groups/oasis/{model}/1", rng) for model in ("vqvae", "voxel_z")]
     settings = {
         "study": f"A study of 100 % & more {SCRIPT}",
         "simulated": True,
         "datasets": [*HEALTHY, ANOMALOUS],
         "models": MODELS,
         "seeds": [1],
-        "configuration": {"study": SCRIPT, "seed": 3, "models": {name: {"epochs": 2} for name in MODELS}},
+        "configuration": {
+            "study": SCRIPT,
+            "seed": 3,
+            "datasets": {"oasis": {"groups": {"reference": TAG, "false_discoveries": 0.05}}},
+            "models": {name: {"epochs": 2} for name in MODELS},
+        },
     }
     return files, settings
 
@@ -214,3 +222,31 @@ def curves(dataset):
     x = np.linspace(0, 1, 30)
     rows = [("brain", 1 - value, np.sqrt(value), value, 1 - 0.9 * value) for value in x]
     return pd.DataFrame([*rows, *(("frame", *row[1:]) for row in rows)], columns=columns)
+
+
+def groups(folder, rng):
+    """Patients and one more, against controls; an atlas of three regions, one of which no map covers."""
+    rows = [{"group": TAG, "reference": True, "subjects": 12}]
+    for name, number in ((SCRIPT, 11), ("mild", 1)):
+        ranked = {f"{score}_auroc": rng.random() for score in ("mean_z", "share_above_3")}
+        rows.append({"group": name, "reference": False, "subjects": number, **ranked, "voxels": 1234})
+    rows[1] |= {"mean_z_low": 0.1, "mean_z_high": 0.9, "higher": 40, "lower": 0, "peak": 1.25}
+    rows[1] |= {"peak_x": 24.0, "peak_y": -20.0, "peak_z": 8.0}
+    rows[2] |= {"voxels": 0, "higher": 0, "lower": 0, "reason": "one subject alone has no spread"}
+    regions = [
+        {"group": SCRIPT, "region": index, "name": name, "voxels": 50 - 25 * index, "n": 11, "n_reference": 12}
+        for index, name in enumerate((TAG, "left", "right"))
+    ]
+    for row in regions[:2]:
+        row |= {"mean": 0.4, "mean_reference": 0.1, "effect": 0.8, "low": 0.2, "high": 1.4, "p": 0.0123, "q": 0.0246}
+    regions[2] |= {"reason": "no voxel on the grid of the maps"}
+    balance = [
+        {"group": SCRIPT, "variable": "site", "known": 23, "of": 23, "in_group": f"{TAG}: 11", "in_reference": "b: 12"},
+        {"group": SCRIPT, "variable": "age", "known": 0, "of": 23},
+    ]
+    balance[0] |= {"difference": 1.0, "p": 0.0001}
+    write(folder / "regions.tsv", pd.DataFrame(regions).reindex(columns=list(REGION_COLUMNS)))
+    write(folder / "balance.tsv", pd.DataFrame(balance).reindex(columns=list(BALANCE_COLUMNS)))
+    write(folder / "notes.tsv", pd.DataFrame({"note": [f"{SCRIPT} and {TAG} share no site."]}))
+    picture(folder / "groups.png", rng)
+    return write(folder / "groups.tsv", pd.DataFrame(rows).reindex(columns=list(GROUP_COLUMNS)))

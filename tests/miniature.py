@@ -31,9 +31,11 @@ def miniature(folder: Path) -> dict:
             }
             continue
         entry["anomalies"]["size"] = [6, 10]
-    # With this seed the eight subjects of the training dataset fall 4 to training, 1 to validation, 3 to test.
+    # With this seed the eight subjects of the training dataset fall 3 to training, 2 to validation, 3 to test.
     config["seed"] = 3
-    config["datasets"]["phantom_a"]["split"] = {"train": 0.5, "validation": 0.25, "test": 0.25}
+    config["datasets"]["phantom_a"]["split"] = {"train": 0.4, "validation": 0.35, "test": 0.25}
+    config["datasets"]["phantom_b"]["phantom"] |= {"subjects": 4, "patients": {"share": 0.5}}
+    config["datasets"]["phantom_b"]["groups"] = {"reference": "control"}
     config["preprocessing"]["resolution"] = 4.0
     config["samples"] = {"size": [48, 48], "spacing": 4.0, "positions": [8.0]}
     config["models"] = {name: config["models"][name] for name in ("vqvae", "voxel_z")}
@@ -41,7 +43,7 @@ def miniature(folder: Path) -> dict:
         module, name = entry["class"].split(".")
         entry["params"] = plain(getattr(importlib.import_module(f"brainuad.models.{module}"), name).tiny)
         entry.update(epochs=2, batch_size=2)
-    config["maps"]["models"] = ["vqvae"]
+    config["maps"] |= {"models": ["vqvae"], "minimum_subjects": 2}
     write(folder, config)
     return config
 

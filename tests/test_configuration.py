@@ -94,6 +94,13 @@ MISTAKES = [
     ("datasets.odd.anomalies", {"sizes": [1, 2]}, "did you mean `size`?"),
     ("models.vqvae.lr", "5e-4", "write 1.0e-4, not 1e-4"),
     ("models.vqvae.epochs", 1.5, "must be of type integer"),
+    ("datasets.odd.groups", {"reference": "control"}, "`datasets.odd.groups` compares scans as they are"),
+    (
+        "datasets.site_a.groups",
+        {"reference": "control", "names": "a.tsv"},
+        "`datasets.site_a.groups.regions`, which is not",
+    ),
+    ("datasets.site_a.groups", {"regions": "a.nii"}, "`datasets.site_a.groups` lacks the key `reference`"),
     ("training.precision", "16", "none of auto, 32-true"),
     ("models.vqvae.class", "vqvae.VQVEA", "did you mean `vqvae.VQVAE`?"),
     ("models.vqvae.params", {"code": 8}, "did you mean `codes`?"),

@@ -150,7 +150,10 @@ def test_scores_are_kept_in_single_precision():
     assert parts["map"].unique().numel() == 32
 
 
-@pytest.mark.parametrize("page", ["README.md", "config/README.md", "docs/cluster.md", "profiles/README.md"])
+PAGES = ["README.md", "config/README.md", "docs/cluster.md", "docs/datasets.md", "docs/groups.md", "profiles/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_files_that_a_page_names_exist(page):
     """Published: the first command of a README names a configuration that is elsewhere."""
     text = (ROOT / page).read_text()

@@ -87,6 +87,29 @@ def test_deformation_is_invertible_in_the_brain(subject):
     assert moved.std(axis=1).min() > 1, "the anatomy hardly differs from the template"
 
 
+def test_a_patient_is_the_same_person_with_wider_ventricles():
+    healthy, ill, worse = (simulate("001", COARSE, 7, lost) for lost in (0.0, 4.0, 6.0))
+    np.testing.assert_array_equal(healthy.t1w.dataobj, raw(scan()))
+    assert abs(int(ill.brain.sum()) - int(healthy.brain.sum())) < 0.002 * healthy.brain.sum(), "the head is the same"
+    deep = np.linalg.norm(points(healthy) - CENTRE[:, None, None, None], axis=0) < 40  # mm
+    fluid = [float(result.tissues[0][deep].sum()) * 2.9**3 / 1000 for result in (healthy, ill, worse)]  # ml
+    assert fluid[0] + 8 < fluid[1] < fluid[2] - 4
+    gradient = np.stack([np.stack(np.gradient(u, 2.9)) for u in worse.deformation])
+    jacobian = np.linalg.det(np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3))
+    assert jacobian[worse.brain].min() > 0, "no fold"
+
+
+def test_jobs_simulate_patients_by_their_group(tmp_path):
+    rows = [
+        {"subject": "001", "t1w": str(tmp_path / f"{name}/t1w.nii.gz"), "group": name}
+        for name in ("patient", "control")
+    ]
+    phantom(rows, tmp_path / "table.tsv", {"spacing": [2.9] * 3}, seed=7, patients={"share": 0.5, "ventricles": 4.0})
+    found = [np.asarray(nibabel.load(row["t1w"]).dataobj) for row in rows]
+    np.testing.assert_array_equal(found[0], raw(simulate("001", COARSE, 7, 4.0)))
+    np.testing.assert_array_equal(found[1], raw(scan()))
+
+
 def test_tissues_are_the_template_seen_through_the_deformation():
     result, atlas = scan(), template()
     targets = (points(result) + result.deformation).reshape(3, -1)

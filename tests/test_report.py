@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from brainuad import provenance, report_figures, report_results, report_scans, report_tables
-from brainuad.page import Cell, Paragraph, Row, Section, Table, listed, number, render
+from brainuad import provenance, report_figures, report_groups, report_results, report_scans, report_tables
+from brainuad.page import MISSING, Cell, Paragraph, Row, Section, Table, listed, number, render
 from brainuad.report import costs, duration, report
 from brainuad.report_study import Study
 from conftest import ROOT
@@ -26,6 +26,7 @@ ANCHORS = [
     "maps",
     "cases",
     "false-positives",
+    "groups",
     "costs",
     "provenance",
 ]
@@ -100,6 +101,7 @@ def test_no_path_of_a_scan_reaches_the_page(study, tmp_path):
         (report_scans.best_and_worst, ["subjects"]),
         (report_scans.best_and_worst, ["score"]),
         (report_scans.false_positives, ["subjects"]),
+        (report_groups.groups, ["groups"]),
         (costs, ["costs", "comparison"]),
     ],
 )
@@ -257,6 +259,26 @@ def test_false_positives_are_grouped_where_groups_are_known(study):
     assert own["n"] == len(expected)
 
 
+def test_groups_are_compared_and_what_to_mind_comes_first(study):
+    section = report_groups.groups(study)
+    kinds = [block.kind for block in section.blocks]
+    assert kinds == ["heading", "paragraph", "paragraph", "table", "details", "details", "details"]
+    assert section.blocks[2].text == f"Mind: {SCRIPT} and {TAG} share no site.", "once, though two models say it"
+    rows = [[cell.text for cell in row.cells] for row in section.blocks[3].rows]
+    assert [row[1] for row in rows] == [SCRIPT, "mild"] * 2
+    assert rows[0][2] == "11 / 12"
+    assert rows[0][-3:] == ["40", "0", "1.250"]
+    notes = [row.cells[-1].note for row in section.blocks[3].rows[:2]]
+    assert notes == [f"at 24, {MINUS}20, 8 mm", ""]
+    assert [row.floor for row in section.blocks[3].rows] == [False, False, True, True]
+    regions = section.blocks[-1].blocks[1].rows
+    assert [row.cells[1].text for row in regions] == [TAG, "left", "right"]
+    assert regions[0].cells[6].note == "0.200 to 1.400"
+    assert regions[2].cells[-1].text == "no voxel on the grid of the maps"
+    balance = section.blocks[4].blocks[0].rows
+    assert [cell.text for cell in balance[1].cells] == [SCRIPT, "age", "0 of 23", "", "", MISSING, MISSING]
+
+
 def test_sites_that_are_the_datasets_are_not_shown_twice():
     datasets = pd.Series(["a", "a", "b"])
     assert not report_scans.informative(pd.Series(["x", "x", "y"]), datasets)
@@ -317,7 +339,7 @@ def test_provenance_names_code_packages_configuration_and_inputs(page, study):
     assert "epochs: 2" in text
     shown = re.search(r"<pre[^>]*>(.*?)</pre>", page, re.S)[1]
     assert (
-        yaml.safe_load(shown.replace("&lt;", "<").replace("&gt;", ">").replace("&#39;", "'"))
+        yaml.safe_load(shown.replace("&lt;", "<").replace("&gt;", ">").replace("&#39;", "'").replace("&#34;", '"'))
         == study.settings["configuration"]
     )
 

@@ -78,7 +78,7 @@ def test_the_layout_of_hcp_is_read_as_the_example_says(tmp_path, monkeypatch):
     assert list(table["age"]) == ["26-30", "26-30", "31-35"]
     assert list(table["sex"]) == ["M", "F", "M"]
     assert list(table["family"]) == ["56037_85858", "51488_81352", "51488_81352"]
-    assert "found 3 scans by its pattern, used 3 of 3 subjects" in text
+    assert "found 3 scans by its pattern, used 3, of 3 subjects" in text
     assert "left out 1 (subjects or sessions without such a file; the first is" in text
     assert "100610/T1w/T1w_acpc_dc_restore_brain.nii.gz)" in text
     assert "README" not in text
@@ -96,7 +96,7 @@ def test_the_layout_of_ixi_is_read_as_the_example_says(tmp_path, monkeypatch):
     assert list(table["site"]) == ["Guys", "HH", "IOP"]
     assert list(table["sex"]) == ["2", "1", "2"]
     assert list(table["age"]) == ["35,80", "", ""]
-    assert "found 3 scans by its pattern, used 3 of 3 subjects" in text
+    assert "found 3 scans by its pattern, used 3, of 3 subjects" in text
     assert "1 subject of several rows that differ" in text
 
 
@@ -118,7 +118,7 @@ def test_the_layout_of_oasis3_is_read_as_the_example_says(tmp_path, monkeypatch)
     ]
     assert table["t1w"][0].endswith("anat1/sub-OAS30001_ses-d0129_run-01_T1w.nii.gz")
     assert list(table["age"]) == ["65.1", "65.1", ""]
-    assert "found 4 scans by its pattern, used 3 of 2 subjects" in text
+    assert "found 4 scans by its pattern, used 3, of 2 subjects" in text
     assert "left out 1 (further files of a session that has one; the first is" in text
     assert "left out 1 (subjects or sessions without such a file; the first is" in text
     assert "1 subject not in" in text
@@ -290,7 +290,7 @@ def test_a_bids_dataset_is_read_as_the_example_says(tmp_path, monkeypatch):
     assert table["t1w"][1] == str(root / "sub-02/anat/sub-02_run-02_T1w.nii.gz")
     assert list(table["age"]) == ["33", ""]
     assert list(table["sex"]) == ["F", "M"]
-    assert "found 5 scans in its BIDS dataset, used 2 of 2 subjects" in text
+    assert "found 5 scans in its BIDS dataset, used 2, of 2 subjects" in text
     assert "left out 1 (names that do not say what their folders say; the first is" in text
     assert "left out 1 (links to files that were not fetched; the first is" in text
     assert "left out 1 (further files of a session that has one; the first is" in text

@@ -402,7 +402,7 @@ def test_a_dry_run_says_what_of_each_dataset_is_used(tmp_path):
     write(tmp_path / "study", config)
     output = snakemake(tmp_path / "study", "-n")
     assert "phantom_a: 8 simulated scans of 8 subjects." in output
-    assert "archive: found 19 scans by its pattern, used 19 of 19 subjects (the first is sub-01" in output
+    assert "archive: found 19 scans by its pattern, used 19, of 19 subjects (the first is sub-01" in output
     assert output.count("left out 1 (subjects or sessions without such a file; the first is") == 1
     listed = pd.read_csv(tmp_path / "study/results/sources/archive.tsv", sep="\t", dtype=str)
     assert len(listed) == 19
@@ -491,6 +491,54 @@ def test_the_costs_count_every_job(finished):
     counts = Counter(path.parts[0].removesuffix(".tsv") for path in records)
     assert table["jobs"].to_dict() == {rule: count for rule, count in counts.items() if rule not in ("costs", "report")}
     assert (table["max_seconds"] > 0).all()
+
+
+@pytest.mark.workflow
+def test_nothing_personal_of_a_scan_reaches_reports_and_images(finished):
+    """Whose file a scan is may be read from its path, and headers are where scanners write names."""
+    results = finished / "results"
+    tables = [path for path in results.glob("*.*") if path.suffix in (".html", ".tsv", ".csv", ".md", ".tex")]
+    groups = list((results / "groups").rglob("*.tsv"))
+    assert groups
+    for path in (*tables, *groups):
+        assert "results/phantom" not in path.read_text(), path
+    images = [path for path in results.rglob("*.nii.gz") if "phantom" not in path.relative_to(results).parts[0]]
+    assert {path.relative_to(results).parts[0] for path in images} >= {"preprocess", "groups", "maps", "calibration"}
+    for path in images:
+        header = nib.load(path).header
+        assert not any(header[name].item() for name in ("descrip", "aux_file", "intent_name", "db_name")), path
+        assert not header.extensions, path
+
+
+@pytest.mark.workflow
+def test_groups_are_compared_end_to_end(finished):
+    """Two simulated patients and two controls show that the files fit, not that anything differs."""
+    folder = finished / "results/groups/phantom_b/vqvae/1"
+    table = pd.read_csv(folder / "groups.tsv", sep="\t")
+    assert list(table["group"]) == ["control", "patient"]
+    assert list(table["subjects"]) == [2, 2]
+    assert table["voxels"][1] > 100
+    assert 0 <= table["mean_z_auroc"][1] <= 1
+    scan = next((finished / "results/preprocess/phantom_b").glob("*/t1w.nii.gz"))
+    for name in ("mean_control", "mean_patient", "effect_patient", "found_patient"):
+        image = nib.load(folder / f"maps/{name}.nii.gz")
+        np.testing.assert_allclose(image.affine, nib.load(scan).affine)
+        assert image.shape == nib.load(scan).shape
+    page = (finished / "results/report.html").read_text()
+    assert "Groups of phantom_b" in page
+
+
+@pytest.mark.workflow
+def test_groups_that_cannot_be_compared_stop_the_parse(tmp_path):
+    config = miniature(tmp_path)
+    config["datasets"]["phantom_b"]["groups"]["reference"] = "healthy"
+    write(tmp_path, config)
+    output = snakemake(tmp_path, "-n", check=False)
+    assert "the reference is 'healthy', but the groups of the test subjects are control, patient" in output
+    assert "Traceback" not in output
+    del config["datasets"]["phantom_b"]["groups"]
+    write(tmp_path, config)
+    assert "groups" not in jobs(snakemake(tmp_path, "-n"))
 
 
 @pytest.mark.workflow

@@ -12,6 +12,7 @@ patterns            path patterns → the files on disk that match
 bids                a BIDS dataset → its scans
 sources             datasets on disk → tables of scans, searched once by the main process
 exclusions          what a person decided about scans
+grouping            whether the groups of a dataset can be compared
 leakage             whether a subject, a family or a scan is on two sides
 phantom             simulated raw T1 volumes of known truth
 reading             the file of a scan → one finite volume, or why there is none
@@ -61,6 +62,11 @@ comparison          the numbers of all models → the comparison
 paper_difference    what a paper printed beside ours
 costs               what the jobs of each rule took
 figures             the qualitative grid and the learning curves
+effects             two groups at many places: effect size, test, false discoveries
+balance             whether groups differ in site, age or sex, too
+regions             the regions of an atlas on the grid of maps
+group_figure        mean maps and effects of groups in slices
+groups              the calibrated maps of patients and controls → where they differ
 significance        paired tests between models, and their ranks
 response            what a model finds in each cell of a grid of anomalies
 response_surface    the response of all models as heat maps
@@ -76,6 +82,7 @@ report_study        what the report is made of
 report_tables       the report's tables of numbers
 report_results      the report's other sections about numbers
 report_scans        the report's sections about scans
+report_groups       the report's section about groups
 report              the page with everything on it
 runtime             what all jobs share: the log, the end with the workflow
 slurm               what is asked of Slurm, and how its answers are read

@@ -151,6 +151,7 @@ def check_datasets(config: dict) -> None:
                 f"`datasets.{name}` needs exactly one source of {', '.join(SOURCES)}; found {found}."
             )
         check_pattern(f"datasets.{name}", entry)
+        check_groups(f"datasets.{name}.groups", entry)
         if entry["from"] is not None:
             refer(f"datasets.{name}.from", entry["from"], own)
         elif abs(sum(entry["split"].values()) - 1) > 1e-6:
@@ -182,6 +183,15 @@ def check_pattern(key: str, entry: dict) -> None:
         sessions[name] = any("{session}" in pattern for pattern in patterns)
     if entry["lesion"] is not None and entry["pattern"] is not None and sessions["pattern"] != sessions["lesion"]:
         raise ConfigurationError(f"`{key}`: `pattern` and `lesion` must both have {{session}}, or neither.")
+
+
+def check_groups(key: str, entry: dict) -> None:
+    """Groups are of people; names are of regions."""
+    groups = entry["groups"]
+    if groups is not None and entry["from"] is not None:
+        raise ConfigurationError(f"`{key}` compares scans as they are: put it beside the dataset {entry['from']!r}.")
+    if groups is not None and groups["names"] is not None and groups["regions"] is None:
+        raise ConfigurationError(f"`{key}.names` names the labels of `{key}.regions`, which is not given.")
 
 
 def check_placeholders(key: str, pattern: str) -> None:

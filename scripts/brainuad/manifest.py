@@ -8,6 +8,7 @@ Imports pandas and nothing heavier: each job of a cluster parses the workflow an
 
 import functools
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def read_scans(dataset: str, entry: dict) -> pd.DataFrame:
         ManifestError: the manifest is missing, malformed or empty; or no list was written.
     """
     if entry["phantom"] is not None:
-        return phantom_scans(dataset, entry["phantom"]["subjects"])
+        return phantom_scans(dataset, entry["phantom"])
     if entry["manifest"] is None:
         return read_listing(dataset)
     return read_manifest(Path(entry["manifest"]))
@@ -80,11 +81,13 @@ def read_listing(dataset: str) -> pd.DataFrame:
     return table[list(COLUMNS)]
 
 
-def phantom_scans(dataset: str, subjects: int) -> pd.DataFrame:
+def phantom_scans(dataset: str, phantom: dict) -> pd.DataFrame:
     """List the scans of a simulated dataset. Labels carry the dataset's name: no two datasets share a subject.
 
     Ages and sexes are drawn from the labels and change nothing of the anatomy: they stand where those of people would.
+    Patients, if any are asked for, come as evenly as their share lets them: one more subject makes none a patient.
     """
+    subjects, patients = phantom["subjects"], phantom.get("patients")
     prefix = re.sub(r"[^A-Za-z0-9]", "", dataset)
     width = max(3, len(str(subjects)))
     table = pd.DataFrame({"subject": [f"{prefix}{i + 1:0{width}d}" for i in range(subjects)]})
@@ -94,6 +97,9 @@ def phantom_scans(dataset: str, subjects: int) -> pd.DataFrame:
     drawn = [hashlib.sha256(scan.encode()).digest() for scan in table["scan"]]
     table["age"] = [str(20 + digest[0] % 60) for digest in drawn]
     table["sex"] = ["FM"[digest[1] % 2] for digest in drawn]
+    if patients:
+        due = [math.floor(patients["share"] * i + 1e-9) for i in range(subjects + 1)]
+        table["group"] = ["patient" if due[i + 1] > due[i] else "control" for i in range(subjects)]
     return table.reindex(columns=list(COLUMNS), fill_value="")
 
 

@@ -129,20 +129,22 @@ class Phantom:
     deformation: np.ndarray
 
 
-def phantom(scans: list[dict], table: Path, site: dict, seed: int) -> None:
+def phantom(scans: list[dict], table: Path, site: dict, seed: int, patients: dict | None = None) -> None:
     """Simulates the scans of one job and writes each with its truth beside it, `truth.npz`.
 
     The truth holds, as in `Phantom`, clean, bias, tissues and deformation (float16) and brain (bool).
 
     Args:
-        scans: `subject`, which keys the anatomy, and `t1w`, the NIfTI file to write, of each.
+        scans: `subject`, which keys the anatomy, `t1w`, the NIfTI file to write, and `group` of each.
         table: TSV to write at the end: the files that are there by then.
         site: Attributes of `Site`; ValueError if a key is unknown or a value impossible.
         seed: Of the cohort.
+        patients: `ventricles`, how much further out their walls lie in the group patient, in mm; None without one.
     """
     scanner = Site.from_settings(site)
     for row in scans:
-        result, t1w = simulate(row["subject"], scanner, seed), Path(row["t1w"])
+        lost = patients["ventricles"] if patients and row["group"] == "patient" else 0.0
+        result, t1w = simulate(row["subject"], scanner, seed, lost), Path(row["t1w"])
         t1w.parent.mkdir(parents=True, exist_ok=True)
         names = ("clean", "bias", "tissues", "deformation")
         halves = {name: getattr(result, name).astype(np.float16) for name in names}
@@ -152,9 +154,9 @@ def phantom(scans: list[dict], table: Path, site: dict, seed: int) -> None:
     table.write_text("subject\tt1w\n" + "".join(lines), encoding="utf-8")
 
 
-def simulate(subject: str, site: Site, seed: int) -> Phantom:
-    """A scan of the subject at the site: the same bytes for the same arguments."""
-    atlas, person = template(), anatomy(subject, seed)
+def simulate(subject: str, site: Site, seed: int, lost: float = 0.0) -> Phantom:
+    """A scan of the subject at the site: the same bytes for the same arguments; `lost` as for `anatomy`."""
+    atlas, person = template(), anatomy(subject, seed, lost)
     scanner = json.dumps(asdict(site), sort_keys=True)
     affine, shape = voxel_grid(site)
     deformation, tissues, signal = _image(atlas, person, site, affine, shape)
@@ -218,8 +220,8 @@ def _landmarks(envelope, csf, affine):
     return grid, smooth, ndimage.gaussian_filter(STEP * distance, 1.0).astype(np.float32)
 
 
-def anatomy(subject: str, seed: int) -> Anatomy:
-    """The subject's anatomy, from (seed, subject) alone."""
+def anatomy(subject: str, seed: int, lost: float = 0.0) -> Anatomy:
+    """The subject's anatomy, from (seed, subject) alone; a patient's ventricles have walls `lost` mm further out."""
     random = _random(seed, subject, "anatomy")
     normal = random.standard_normal(16).clip(-2, 2)
     pose = np.eye(4)
@@ -229,7 +231,7 @@ def anatomy(subject: str, seed: int) -> Anatomy:
     pose[:3, :3] = rotation / size[:, None]
     pose[:3, 3] = CENTRE - pose[:3, :3] @ (CENTRE + 3 * normal[7:10])
     ventricles = np.clip(0.5 + 1.5 * normal[10], -1.5, 4)  # mm that their walls move outwards
-    velocity = _velocity(template(), ventricles, _random(seed, subject, "velocity"))
+    velocity = _velocity(template(), ventricles + lost, _random(seed, subject, "velocity"))
     texture = 0.02 * _smooth_noise(_random(seed, subject, "texture"), velocity.shape[1:], 7.0)
     contrast = np.exp([0.06 * normal[11], 0.02 * normal[12], 0.0])
     layers = np.array([2.0, 6.0, 5.5]) * np.exp(0.15 * normal[13:16])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from brainuad import report_results, report_scans, report_tables
+from brainuad import report_groups, report_results, report_scans, report_tables
 from brainuad.costs import COLUMNS, EXPLANATION
 from brainuad.page import (
     Cell,
@@ -59,7 +59,8 @@ def report(page: Path, files: dict[str, list[Path]], settings: dict) -> None:
             (``model.json``); per model, seed and dataset ``score`` (``…/{model}/{seed}/{dataset}/map.npy``),
             ``subjects`` and ``curves`` (``…/{model}/{seed}/{dataset}.….tsv``); pictures ``qualitative``,
             ``learning_curves`` and ``responses``; ``manifests``; ``digests`` of
-            the samples' images (``…/{dataset}/images.sha256``).
+            the samples' images (``…/{dataset}/images.sha256``); ``groups`` (``…/{dataset}/{model}/{seed}/groups.tsv``,
+            the other files of the comparison beside it).
         settings: see :class:`brainuad.report_study.Study`.
     """
     study = Study(
@@ -77,6 +78,7 @@ def report(page: Path, files: dict[str, list[Path]], settings: dict) -> None:
         qualitative(study),
         scans.best_and_worst(study),
         scans.false_positives(study),
+        report_groups.groups(study),
         costs(study),
         provenance(study),
     ]

@@ -32,6 +32,9 @@ TEXT = (
     "meaning",
     "reason",
     "note",
+    "name",
+    "in_group",
+    "in_reference",
     "outlier",
     "scan",
 )

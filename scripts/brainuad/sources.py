@@ -99,8 +99,8 @@ def scan(dataset: str, entry: dict) -> tuple[pd.DataFrame, pd.DataFrame, Summary
     table = table_of(used)
     others["further"] = [match.path for match in matches if used[match.key] is not match]
     complete = {*used, *((subject, "") for subject, _ in used)}  # a folder that ends at the subject has no session
-    alone = {match.key: match.path for match in without if match.labels and match.key not in complete}
-    others["absent"] = list(alone.values())
+    alone = {match.key: match.path for match in reversed(without) if match.labels and match.key not in complete}
+    others["absent"] = list(reversed(alone.values()))
     left = pd.DataFrame([(code, path) for code in others for path in others[code]], columns=["code", "path"])
     notes = [left_out(paths, FAULTS[code].meaning) for code, paths in others.items() if paths]
     if entry["lesion"] is not None:
@@ -112,7 +112,7 @@ def scan(dataset: str, entry: dict) -> tuple[pd.DataFrame, pd.DataFrame, Summary
     where = {"pattern": "by its pattern", "bids": "in its BIDS dataset"}[source]
     text = (
         f"{dataset}: found {count(len(table) + left['code'].ne('absent').sum(), 'scan')} {where}, used "
-        f"{len(table)} of {count(table['subject'].nunique(), 'subject')} (the first is {table['scan'][0]}, "
+        f"{len(table)}, of {count(table['subject'].nunique(), 'subject')} (the first is {table['scan'][0]}, "
         f"{table['t1w'][0]})"
     )
     return table, left, Summary("; ".join([text, *notes]) + ".", not notes)
