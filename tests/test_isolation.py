@@ -61,15 +61,26 @@ def test_what_comes_from_outside_is_not():
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_outlives_the_process_that_called(how):
-    code = (
-        "import subprocess, sys; from brainuad.isolation import isolated; "
-        "isolated(subprocess.run, [sys.executable, '-c', 'import time; time.sleep(60)'])"
+    caller = start(
+        "import sys; from brainuad.extraction import run; from brainuad.isolation import isolated; "
+        "isolated(run, [sys.executable, '-c', 'import time; time.sleep(60)'], {})"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "scripts")}
-    caller = psutil.Process(subprocess.Popen([sys.executable, "-c", code], env=environment).pid)
     below = wait(lambda: len(found := caller.children(recursive=True)) == 2 and found)
     caller.send_signal(how)
     assert wait(lambda: not any(map(alive, [caller, *below])))
+
+
+def test_compiled_code_does_not_outlive_it_either():
+    """A call that holds the interpreter's lock, as ANTs does, lets no thread of its process look around."""
+    caller = start("import ctypes; from brainuad.isolation import isolated; isolated(ctypes.PyDLL(None).sleep, 60)")
+    below = wait(lambda: len(found := caller.children(recursive=True)) == 1 and found)
+    caller.kill()
+    assert wait(lambda: not any(map(alive, below)))
+
+
+def start(code):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "scripts")}
+    return psutil.Process(subprocess.Popen([sys.executable, "-c", code], env=environment).pid)
 
 
 def wait(condition, seconds=20):

@@ -17,8 +17,8 @@ leakage             whether a subject, a family or a scan is on two sides
 phantom             simulated raw T1 volumes of known truth
 reading             the file of a scan → one finite volume, or why there is none
 volumes             N4, brain mask, registration, normalisation: image → image
-extraction          the brain of a scan: own mask, by the template, or by another program
 isolation           a function in a process of its own, whose crash ends no other
+extraction          the brain of a scan: own mask, by the template, or by another program
 quality             measures of a preprocessed scan; the table that decides in or out
 page                blocks of text, tables and pictures → one page of HTML
 quality_page        the page of a dataset's quality control, with the line to decide otherwise

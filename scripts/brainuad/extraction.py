@@ -4,7 +4,9 @@ The template needs nothing but ANTs (`volumes.brain_mask`). Another program is g
 of its header, and what it writes must lie on the same grid and be as large as brains are.
 """
 
+import os
 import subprocess
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +17,7 @@ import numpy as np
 from brainuad import volumes
 from brainuad.extractors import command_line, missing
 from brainuad.faults import BadScan, NotInstalled
+from brainuad.isolation import follow
 from brainuad.reading import load, voxels
 
 __all__ = ["brain_mask", "contradiction"]
@@ -77,6 +80,7 @@ def run(words: list[str], files: dict[str, Path]) -> None:
     for name, file in files.items():
         words = [word.replace(f"{{{name}}}", str(file)) for word in words]
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    options["preexec_fn"] = partial(follow, os.getpid())
     try:
         done = subprocess.run(words, **options, text=True, errors="replace")
     except OSError as error:

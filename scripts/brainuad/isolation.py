@@ -4,6 +4,7 @@ What C++ code (ITK) does wrong can not be caught: a segmentation fault would tak
 forked, which costs a tenth of a second where importing everything anew would cost seconds for every scan.
 """
 
+import ctypes
 import faulthandler
 import multiprocessing
 import os
@@ -19,7 +20,9 @@ from multiprocessing.connection import Connection
 
 import psutil
 
-__all__ = ["Crash", "isolated"]
+__all__ = ["Crash", "follow", "isolated"]
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 # What the operating system sends to code that went wrong, which the same call would do again. Others come from outside:
 # a person, a limit, or the system itself, which kills (SIGKILL) what takes more memory than there is.
@@ -64,7 +67,8 @@ def isolated(function: Callable, *arguments):
 
 def call(sender: Connection, parent: int, function: Callable, arguments: tuple) -> None:
     """Call the function and send what came of it; in the new process."""
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    follow(parent)
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()  # where there is no such call
     faulthandler.enable(2)  # after a crash the log says where
     result, error = None, None
     try:
@@ -86,8 +90,20 @@ def packed(result, error: BaseException | None) -> bytes:
     return content
 
 
+def follow(parent: int) -> None:
+    """Have this process, just begun, killed as soon as the one that began it is gone.
+
+    Two of them would otherwise write one file. Linux does it; a thread that looks would have to wait for compiled code
+    that holds the interpreter's lock, as ANTs does for minutes. Processes that this one begins have to ask for it, too.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(143)
+
+
 def end_with(parent: int, seconds: float = 0.5) -> None:
-    """End this process when the one that began it is gone: two of them would otherwise write one file."""
+    """End this process, and those below it, when the one that began it is gone."""
     while os.getppid() == parent:
         time.sleep(seconds)
     end_below(os.getpid())
