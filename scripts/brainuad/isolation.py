@@ -50,7 +50,7 @@ def isolated(function: Callable, *arguments):
     sender.close()  # so that the end of the process is the end of what can be received
     try:
         result, error = pickle.loads(receiver.recv_bytes())
-    except EOFError:
+    except (EOFError, OSError):  # it ended before, or amid, its answer
         process.join()
         raise why(process.exitcode) from None
     except BaseException:
@@ -122,7 +122,7 @@ def why(code: int) -> BaseException:
     """What is to be raised for a process that ended with this code before it sent a result."""
     if code >= 0:
         return Crash(f"it ended its process with code {code}")
-    name = signal.Signals(-code).name
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     if -code in FAULTS:
         return Crash(f"it crashed its process, {name}")
     if -code == signal.SIGKILL:
