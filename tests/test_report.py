@@ -11,7 +11,7 @@ import yaml
 from brainuad import provenance, report_figures, report_groups, report_results, report_scans, report_tables
 from brainuad.page import MISSING, Cell, Paragraph, Row, Section, Table, listed, number, render
 from brainuad.report import costs, duration, report
-from brainuad.report_study import Study
+from brainuad.report_study import PATHS, Study
 from conftest import ROOT
 from fabricated import ANOMALOUS, FORMULA, MINUS, MODELS, SCRIPT, TAG, fabricated
 
@@ -87,6 +87,61 @@ def test_no_path_of_a_scan_reaches_the_page(study, tmp_path):
     assert "'unreadable'" in section
     assert "the file is empty, truncated, wrongly compressed or otherwise damaged" in section
     assert "Jane_Doe" not in section
+
+
+def test_no_path_of_the_configuration_reaches_the_page(study, tmp_path):
+    """Where scans lie is nobody else's business: folders are named after wards, studies and people."""
+    manifest = tmp_path / "Jane_Doe/list_of_Jane_Doe.tsv"
+    manifest.parent.mkdir()
+    manifest.write_text("subject\tt1w\n1\t/data/Jane_Doe/1.nii.gz\n")
+    datasets = {
+        "oasis": {"manifest": str(manifest), "lesion": None, "split": {"train": 0.5}},
+        "beside": {"manifest": "../Jane_Doe/list.tsv"},
+        "searched": {"pattern": ["Jane_Doe/{subject}.nii.gz"], "lesion": "~/Jane_Doe/{subject}.nii.gz"},
+        "bids": {"bids": {"root": "/data/Jane_Doe", "suffix": "T1w"}, "participants": "Jane_Doe/people.tsv"},
+    }
+    datasets["oasis"]["groups"] = {
+        "reference": "control",
+        "false_discoveries": 0.05,
+        "regions": "Jane_Doe/atlas.nii",
+        "names": "Jane_Doe/n.tsv",
+    }
+    models = {"rae": {"weights": "Jane_Doe/rae.safetensors", "params": {"upstream": "/data/Jane_Doe/vqvae.pth"}}}
+    configuration = {
+        "datasets": datasets,
+        "models": models,
+        "comparison": {"published": "Jane_Doe/numbers.tsv"},
+        "preprocessing": {"brain_extraction": {"method": "command", "command": "strip /Jane_Doe/{input} {mask}"}},
+    }
+    files = {**study.files, "manifests": [str(manifest)]}
+    report(tmp_path / "report.html", files, {**study.settings, "configuration": configuration})
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Jane_Doe" not in page
+    assert str(tmp_path) not in page
+    for kept in ("manifest of oasis", "pattern:", "- (not shown)", "lesion: null", "reference: control", "train: 0.5"):
+        assert kept in page
+
+
+def test_every_text_of_the_configuration_is_a_path_or_known_to_be_none():
+    """A key that is added has to be thought of: is it a path?"""
+    plain = {
+        *("study", "suffix", "subject", "group", "age", "sex", "site", "family", "orientation", "from", "people"),
+        *("reference", "class", "label", "requires", "floor", "acq", "ce", "rec", "echo", "inv", "part", "space"),
+        *("res", "desc"),
+    }
+    assert texts(yaml.safe_load((ROOT / "config/schema/config.schema.yaml").read_text())) == plain | set(PATHS)
+
+
+def texts(schema):
+    """The keys of a schema whose values are free text."""
+    found = set()
+    for key, value in schema.get("properties", {}).items():
+        kinds = value.get("type", [])
+        if "string" in ([kinds] if isinstance(kinds, str) else kinds) and "enum" not in value:
+            found.add(key)
+        found |= texts(value)
+    nested = schema.get("additionalProperties")
+    return found | texts(nested) if isinstance(nested, dict) else found
 
 
 @pytest.mark.parametrize(

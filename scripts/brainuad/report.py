@@ -27,7 +27,7 @@ from brainuad.page import (
     render,
 )
 from brainuad.provenance import commit, digest, machine, versions
-from brainuad.report_study import Study, read, title_of
+from brainuad.report_study import Study, read, title_of, without_paths
 
 __all__ = ["report"]
 
@@ -237,12 +237,17 @@ def provenance(study: Study) -> Section:
     }
     rows = [Row([Cell(name), Cell(text)]) for name, text in facts.items() if text]
     blocks = [Table(["What", "Where from"], rows, sortable=False)]
-    configuration = yaml.safe_dump(study.settings["configuration"], sort_keys=False, allow_unicode=True)
-    blocks.append(Details("Configuration as used, with its defaults", [Listing(configuration)]))
+    configuration = without_paths(study.settings["configuration"])
+    listing = Listing(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True))
+    blocks.append(Details("Configuration as used, with its defaults, without paths and command lines", [listing]))
     blocks.append(Details("Versions of the packages", [package_table(study)]))
-    digests = [(str(path), digest(path)) for name in ("manifests", "quality", "samples") for path in study.paths(name)]
+    digests = [
+        (study.file(path), digest(path)) for name in ("manifests", "quality", "samples") for path in study.paths(name)
+    ]
     if digests:
-        digests += [(str(path.with_name("images.npy")), path.read_text().split()[0]) for path in study.paths("digests")]
+        digests += [
+            (study.file(path.with_name("images.npy")), path.read_text().split()[0]) for path in study.paths("digests")
+        ]
         note = Paragraph("Manifests, preprocessed scans (with a hash of the voxels of each), samples and their images.")
         table = Table(["File", "SHA-256"], [Row([Cell(name), Cell(value)]) for name, value in digests])
         blocks.append(Details("Digests of the inputs", [note, table]))

@@ -11,8 +11,22 @@ from brainuad.catalogue import CATALOGUE
 from brainuad.page import Cell
 from brainuad.report_figures import Look, looks
 
-__all__ = ["Study", "read"]
+__all__ = ["Study", "read", "without_paths"]
 
+# Keys of the configuration whose values are paths or command lines: folders may be named after people or their wards.
+PATHS = (
+    "manifest",
+    "root",
+    "pattern",
+    "lesion",
+    "participants",
+    "regions",
+    "names",
+    "command",
+    "weights",
+    "published",
+)
+HIDDEN = "(not shown)"
 TEXT = (
     "model",
     "label",
@@ -75,10 +89,30 @@ class Study:
         models, datasets = list(self.settings["models"]), self.settings["datasets"]
         return iter(sorted(found, key=lambda job: (models.index(job[0]), int(job[1]), datasets.index(job[2]))))
 
+    def file(self, path: Path) -> str:
+        """What to call a file on a page: by its dataset a list of scans, by its name alone what has a folder of its own.
+
+        What lies in the folder of the study, in `results` or so, keeps its path.
+        """
+        datasets = self.settings["configuration"].get("datasets", {})
+        for dataset, entry in datasets.items():
+            if entry.get("manifest") and Path(entry["manifest"]).expanduser() == path.expanduser():
+                return f"manifest of {dataset}"
+        return path.name if path.is_absolute() or ".." in path.parts else str(path)
+
     def name(self, model: str) -> Cell:
         """A cell with the model's label behind a dot of its colour; floors carry a dagger."""
         look = self.look[model]
         return Cell(look.label + " †" * look.floor, colour=look.colour)
+
+
+def without_paths(value: object, key: str = "") -> object:
+    """A copy of a configuration, or of a value of it, that shows no path outside the study and no command line."""
+    if isinstance(value, dict):
+        return {name: without_paths(part, name) for name, part in value.items()}
+    if isinstance(value, list):
+        return [without_paths(part, key) for part in value]
+    return HIDDEN if isinstance(value, str) and (key in PATHS or value.startswith(("/", "~"))) else value
 
 
 def read(path: Path) -> pd.DataFrame:
