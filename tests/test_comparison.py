@@ -174,6 +174,13 @@ def test_intervals_of_few_subjects_are_said_to_be_narrow(compare):
     assert "few subjects" not in compare([table.assign(subjects=30) for table in TABLES]).markdown
 
 
+def test_the_caption_says_which_intervals_are_of_the_bootstrap(compare):
+    result = compare(TABLES)
+    assert "over the test subjects (bootstrap). Of few subjects, here 12 at the least, intervals" in result.markdown
+    assert "(bootstrap; of FROC Wilson's, from the same draws)." in result.strict
+    assert "12 at the least, those of the bootstrap hold less often than they claim." in result.strict
+
+
 def test_the_summary_has_each_number_once_with_its_mean_over_the_seeds(compare):
     summary = compare(TABLES).summary
     keys = ["model", "dataset", "metric", "region", "pooling"]

@@ -9,11 +9,13 @@ import pytest
 from skimage.metrics import structural_similarity
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from brainuad import measures
 from brainuad.catalogue import CATALOGUE
+from brainuad.cohort import Cohort
 from brainuad.metrics import COLUMNS, metrics
-from brainuad.resampling import interval
-from brainuad.sample_set import SampleWriter
-from brainuad.thresholds import thresholds
+from brainuad.resampling import draws, interval
+from brainuad.sample_set import SampleSet, SampleWriter
+from brainuad.thresholds import RATES, thresholds
 from test_detection import area_up_to
 
 SIZE = (24, 20)
@@ -291,6 +293,46 @@ def test_every_threshold_counts(study, region):
         overlap.append(np.mean([(s >= level)[t].mean() for s, t in subjects]))  # one lesion a subject
     expected = area_up_to(0.3, np.array(rates), np.array(overlap))
     assert value(table, "aupro", region, pooling="lesions") == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.fixture
+def large(tmp_path):
+    """Three test images with so many pixels that abnormal and normal ones share bins."""
+    generator, shape, maps = np.random.default_rng(0), (200, 160), []
+    writer = SampleWriter(tmp_path / "samples", 3, shape)
+    for index in range(3):
+        brain, lesion = np.zeros((2, *shape), bool)
+        brain[20:180, 20:140], lesion[10:90, 30 : 60 + 10 * index], lesion[120:130, 100:110] = True, True, True
+        writer.add(generator.random(shape), brain, lesion, {"scan": f"sub-{index}", "subject": index, "split": "test"})
+        maps.append(np.float32(generator.random((1, *shape)) + 0.3 * lesion))
+    writer.close()
+    (tmp_path / "score").mkdir()
+    np.save(tmp_path / "score/map.npy", maps)
+    pd.DataFrame(writer.rows).to_csv(tmp_path / "score/table.tsv", sep="\t", index=False)
+    return Cohort(tmp_path / "score", SampleSet(tmp_path / "samples"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_beyond_so_many_pixels_values_are_nearly_exact(large, monkeypatch):
+    """Of pixels counted together; AUPRO keeps to the bins of the draws, and draws are the same either way."""
+    rates, weights = {(region, rate): 0.95 for region in ("frame", "brain") for rate in RATES}, draws("ixi", 3, 50)
+    counted, both = measures.count_regions(large), []
+    for most in (measures.EXACT_PIXELS, 0):
+        monkeypatch.setattr(measures, "EXACT_PIXELS", most)
+        rows = measures.detection_numbers(large, counted, weights, rates)
+        both.append({(row.metric, row.region, row.pooling): row for row in rows})
+    exact, nearly = both
+    assert list(exact) == list(nearly)
+    differences = {key: abs(row.value - nearly[key].value) for key, row in exact.items()}
+    assert 0 < max(differences[key] for key in differences if key[0] in ("auroc", "average_precision")) < 1e-5
+    assert 0 < max(differences.values()) < 1e-3
+    for (metric, region, pooling), row in nearly.items():
+        np.testing.assert_array_equal(row.replicates, exact[metric, region, pooling].replicates)
+        if metric in ("dice_1", "dice_5") or (metric, pooling) == ("auroc", "subjects"):
+            assert differences[metric, region, pooling] == 0, "not counted in bins"
+        if metric == "aupro":
+            kept = measures.pooled_numbers(counted[region], {rate: np.ones((2, 3)) for rate in RATES}, weights, region, "map")
+            assert row.value == kept[-1].value
 
 
 def test_lesion_outside_the_brain_has_an_interval(study):

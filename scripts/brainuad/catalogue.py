@@ -88,7 +88,8 @@ def sensitivity(size: str, diameters: str) -> Metric:
         name=f"lesion_sensitivity_{size}",
         title=f"Sensitivity, {size} lesions",
         formula=f"largest share of the lesions with an equivalent diameter {diameters} that a threshold with no more "
-        "than one false alarm per image finds; lesions, false alarms and thresholds as of FROC",
+        "than one false alarm per image finds; lesions, false alarms and thresholds as of FROC, "
+        "for whose value by size this one stands: of few lesions a size, one point of the curve is what they can bear",
         range="0 to 1",
         direction=HIGHER,
         regions="brain",

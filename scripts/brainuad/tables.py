@@ -171,15 +171,24 @@ def caption(table: Table, settings: dict) -> list[str]:
     seeds = summary.loc[columns, "seeds"].max() if columns else 1
     if seeds > 1:
         sentences.append(f"Mean ± standard deviation of up to {seeds} seeds.")
-    sentences.append("In brackets: 95 % interval over the test subjects (bootstrap).")
-    few = min(summary.loc[columns, "subjects"]) if columns else FEW
-    if few < FEW:
-        sentences.append(f"Of few subjects, here {few:.0f} at the least, intervals hold less often than they claim.")
+    sentences += certainty(table, min(summary.loc[columns, "subjects"]) if columns else FEW)
     if len(settings["models"]) - len(table.floors) > 1:
         best = "Bold: best trained model of a column"
         sentences.append(f"{best}; false positives are no merit." if "false_positive_rate_5" in shown else f"{best}.")
     if table.floors:
         sentences.append("† Floor: a method that trains no weights; a model is of use only above it.")
+    return sentences
+
+
+def certainty(table: Table, subjects: float) -> list[str]:
+    """What the intervals are, and what they are worth of so few subjects."""
+    shares = [metric for metric in dict.fromkeys(key[1] for key in table.columns) if CATALOGUE[metric].share]
+    titles = ", ".join(CATALOGUE[metric].title for metric in shares)
+    method = f"bootstrap; of {titles} Wilson's, from the same draws" if shares else "bootstrap"
+    sentences = [f"In brackets: 95 % interval over the test subjects ({method})."]
+    if subjects < FEW:
+        those = "those of the bootstrap hold" if shares else "intervals hold"
+        sentences.append(f"Of few subjects, here {subjects:.0f} at the least, {those} less often than they claim.")
     return sentences
 
 
