@@ -184,6 +184,10 @@ def test_environments_pin_what_the_lock_file_pins(path):
     assert pins == {name: locked()[name] for name in pins}
     needed = {name for rule, text in RULES.items() if f"../envs/{path.name}" in text for name in door_needs(rule)}
     assert needed <= set(pins), f"{path.name} lacks {needed - set(pins)}"
+    comment = " ".join(line.strip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
+    listed = re.match(r"Rules (.*?)\.", comment)
+    users = {rule for rule, text in RULES.items() if f"../envs/{path.name}" in text}
+    assert set(re.split(r", | and ", listed[1]) if listed else []) == users, f"the first line of {path.name}"
 
 
 PACKAGES = {
