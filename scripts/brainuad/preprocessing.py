@@ -78,7 +78,7 @@ def attempt(scan: dict, folder: Path, settings: dict) -> dict:
     except Crash as crash:
         reason = f"{scan['t1w']}: {crash}; the log says where. Look at the scan and export it again, or leave it out."
         record |= {"status": "excluded", "code": "crashed", "reason": one_line(reason)}
-        identity = ""  # a later run tries again, perhaps with other versions of the libraries
+        identity = ""  # --forcerun preprocess tries it again, perhaps with other versions of the libraries
     except Exception as error:
         traceback.print_exc()
         reason = (
@@ -86,7 +86,7 @@ def attempt(scan: dict, folder: Path, settings: dict) -> dict:
             "snakemake --forcerun preprocess tries it again."
         )
         record |= {"status": "excluded", "code": "failed", "reason": one_line(reason)}
-        identity = ""  # the fault may lie elsewhere (memory, disk), so that the next run tries again
+        identity = ""  # the fault may lie elsewhere (memory, disk), so that --forcerun preprocess tries it again
     if record["status"] == "excluded":
         clear(folder, *IMAGES, LESION, *TRANSFORMS)
     record |= {"seconds": round(time.monotonic() - began, 2), "fingerprint": identity}
