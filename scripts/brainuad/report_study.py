@@ -90,9 +90,9 @@ class Study:
         return iter(sorted(found, key=lambda job: (models.index(job[0]), int(job[1]), datasets.index(job[2]))))
 
     def file(self, path: Path) -> str:
-        """What to call a file on a page: by its dataset a list of scans, by its name alone what has a folder of its own.
+        """What to call a file on a page: a list of scans by its dataset, what lies elsewhere by its name alone.
 
-        What lies in the folder of the study, in `results` or so, keeps its path.
+        Files in the folder of the study, as in ``results``, keep their paths.
         """
         datasets = self.settings["configuration"].get("datasets", {})
         for dataset, entry in datasets.items():
