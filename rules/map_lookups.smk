@@ -33,7 +33,14 @@ def native_scans(wildcards):
 def calibration_settings(wildcards):
     """What a calibration has to know about the study; it goes along with the weights."""
     described = {key: config[key] for key in ("samples", "scoring", "quality", "simulated")}
+    groups = [config["datasets"][dataset]["groups"] for dataset in training_datasets]
+    described["references"] = [entry["reference"] if entry else None for entry in groups]
     return {**described, "maps": {key: config["maps"][key] for key in ("smoothing", "minimum_subjects", "std_floor")}}
+
+
+def calibration_minutes(wildcards):
+    """What a calibration needs, which goes through the maps of the training datasets: no more than one of each scan."""
+    return max(30, math.ceil(MINUTES_TO_READ * sum(len(scans[dataset]) for dataset in training_datasets)))
 
 
 def map_settings(wildcards):

@@ -31,7 +31,7 @@ rule calibration:
     threads: 1
     resources:
         mem_mb=scaled(4000),
-        runtime=scaled(30),
+        runtime=scaled(calibration_minutes),
     params:
         settings=calibration_settings,
     script:

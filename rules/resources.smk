@@ -25,11 +25,11 @@ def scaled(need):
 def by_scan(least, each):
     """What a job needs that works through scans one after another: so much for each, and no less than `least`.
 
-    The scans are those of its chunk or, without one, of its dataset.
+    The scans are those of its chunk or, without one, of its dataset, or of the one that a synthetic dataset is made from.
     """
 
     def need(wildcards):
-        tables = jobs.get(wildcards.dataset, {})
+        tables = jobs[scans_of(wildcards.dataset)]
         chosen = [tables[wildcards.chunk]] if hasattr(wildcards, "chunk") else tables.values()
         return max(least, math.ceil(each * sum(map(len, chosen))))
 

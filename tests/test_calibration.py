@@ -22,6 +22,7 @@ SETTINGS = {
     "quality": {"min_correlation": 0.5, "min_overlap": 0.8},
     "maps": {"smoothing": 0.0, "minimum_subjects": 3, "std_floor": 0.0},
     "simulated": True,
+    "references": [None],
 }
 # Subject, session, split, lesion. Subject D has two sessions; F has a lesion and is not healthy; G is learnt from.
 SCANS = [
@@ -164,6 +165,22 @@ def test_without_validation_subjects_nothing_is_judged_and_the_reason_is_said(st
     assert "no healthy validation subjects" in known.record["reason"]
     assert not known.covered.any()
     assert not known.z(np.ones(SHAPE, np.float32), np.ones(SHAPE, bool)).any()
+
+
+def test_of_a_dataset_with_groups_the_reference_alone_is_healthy(study, monkeypatch):
+    """A is a control, B a patient, C of no group; D is a patient in the second of its sessions."""
+    path = study.folder / "score/d/table.tsv"
+    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    groups = {"sub-A": "control", "sub-B": "patient", "sub-D_ses-1": "control", "sub-D_ses-2": "patient"}
+    table.assign(group=table["scan"].map(groups).fillna("")).to_csv(path, sep="\t", index=False)
+    assert study().record["subjects"] == 4, "nobody said who is healthy"
+    monkeypatch.setitem(SETTINGS, "references", ["control"])
+    known = study(minimum_subjects=1)
+    assert known.record["subjects"] == 1
+    expected, inside = volumes(study.folder, known.frame())["A"]
+    np.testing.assert_allclose(known.mean[inside], expected[inside], rtol=1e-5)
+    monkeypatch.setitem(SETTINGS, "references", ["nobody"])
+    assert "no healthy validation subjects" in study().record["reason"]
 
 
 def test_a_calibration_that_is_not_there_is_asked_for(tmp_path):

@@ -324,8 +324,8 @@ def test_only_jobs_that_need_a_gpu_ask_for_one(tmp_path):
 def test_a_job_of_more_scans_asks_for_more_time(tmp_path):
     config = miniature(tmp_path)
 
-    def asked():
-        planned = snakemake(tmp_path, "-n", "--until", "samples")
+    def asked(until="samples"):
+        planned = snakemake(tmp_path, "-n", "--until", until)
         found = re.findall(r"^(?:local)?rule (\w+):.*?runtime=(\d+)", planned, re.M | re.S)
         return {rule: max(int(minutes) for name, minutes in found if name == rule) for rule, _ in found}
 
@@ -335,6 +335,9 @@ def test_a_job_of_more_scans_asks_for_more_time(tmp_path):
     config["datasets"]["phantom_a"]["phantom"]["subjects"] = 2000
     write(tmp_path, config)
     assert asked().items() >= {"phantom": 2000, "preprocess": 2000, "quality": 100, "samples": 100}.items()
+    config["maps"] = {"datasets": ["phantom_a_synthetic"]}
+    write(tmp_path, config)
+    assert asked("maps").items() >= {"calibration": 100, "maps": 1000}.items(), "a synthetic dataset has scans, too"
 
 
 @pytest.mark.workflow

@@ -24,7 +24,7 @@ __all__ = ["MEASURES", "Calibration", "calibration", "scan_stack", "smooth"]
 MEASURES = ("correlation", "overlap", "brain_volume_ml", "bias_range")
 IMAGES = {"mean": np.float32, "std": np.float32, "count": np.int16}
 RECORD = "calibration.json"
-NOBODY = "no healthy validation subjects: give a training dataset a `split.validation`"
+NOBODY = "no healthy validation subjects: give a training dataset a `split.validation`, and controls with `groups`"
 FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in standard deviations
 
 
@@ -39,7 +39,8 @@ def calibration(
 ) -> None:
     """Write the calibration of one model and seed.
 
-    Subjects with a lesion are not healthy and are left out; of several sessions of a subject the mean counts.
+    Subjects with a lesion are not healthy and are left out, and so are, of a dataset whose groups are compared, all but
+    the reference group; of several sessions of a subject the mean counts.
 
     Args:
         scores: its score folders of the training datasets.
@@ -48,7 +49,8 @@ def calibration(
         quality: quality tables.
         model: weights, their description beside them.
         folder: where the calibration goes.
-        settings: the sections ``samples``, ``maps``, ``scoring`` and ``quality``; ``simulated``.
+        settings: the sections ``samples``, ``maps``, ``scoring`` and ``quality``; ``simulated``; ``references``: of
+            each training dataset the group that is healthy, or None where all are.
     """
     folder = Path(folder)
     sets = [SampleSet(name) for name in samples]
@@ -56,8 +58,9 @@ def calibration(
     frame = Frame(settings["samples"], grid.shape, grid.affine)
     count, mean, squares = np.zeros(frame.shape, np.int16), np.zeros(frame.shape), np.zeros(frame.shape)
     subjects = 0
-    for score, known in zip(scores, sets, strict=True):
-        for value, present in healthy_subjects(Path(score), known, frame, settings["maps"]["smoothing"]):
+    smoothing = settings["maps"]["smoothing"]
+    for score, known, reference in zip(scores, sets, settings["references"], strict=True):
+        for value, present in healthy_subjects(Path(score), known, frame, smoothing, reference):
             subjects += 1
             count += present
             change = np.where(present, value - mean, 0)
@@ -137,14 +140,18 @@ class Calibration:
 
 
 def healthy_subjects(
-    score: Path, samples: SampleSet, frame: Frame, smoothing: float
+    score: Path, samples: SampleSet, frame: Frame, smoothing: float, reference: str | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each healthy validation subject its anomaly map on the template's grid, and where it has brain."""
-    scored = pd.read_csv(score / "table.tsv", sep="\t", dtype={"subject": str, "scan": str}, keep_default_na=False)
+    """Of each healthy validation subject its anomaly map on the template's grid, and where it has brain.
+
+    With a reference those of another group in any session are not healthy, nor those of no group.
+    """
+    labels = dict.fromkeys(("subject", "scan", "group"), str)
+    scored = pd.read_csv(score / "table.tsv", sep="\t", dtype=labels, keep_default_na=False)
     maps = np.load(score / "map.npy", mmap_mode="r")
     scored = scored.assign(place=range(len(scored)))
     for _, rows in scored[scored["split"] == "validation"].groupby("subject", sort=True):
-        if samples.lesion[rows["sample"]].any():
+        if samples.lesion[rows["sample"]].any() or (reference is not None and rows["group"].ne(reference).any()):
             continue
         total, times = np.zeros(frame.shape), np.zeros(frame.shape, np.int16)
         for _, scan in rows.groupby("scan", sort=True):
