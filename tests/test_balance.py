@@ -42,6 +42,26 @@ def test_sites_in_different_proportions_are_partly_confounded():
     assert row["p"] == pytest.approx(stats.chi2_contingency([[3, 14], [9, 3], [8, 3]]).pvalue)
 
 
+def test_small_cohorts_are_warned_of_shares_that_no_test_can_tell_apart():
+    """Six and none against three and three have p = 0.18."""
+    table = people(6, 6).assign(age="60")
+    table["site"] = ["a", "b"] * 3 + ["a"] * 6
+    table["sex"] = ["F", "M"] * 3 + ["F"] * 6
+    found = rows(table)
+    assert found["site"]["p"] > 0.05
+    assert "partly confounded" in found["site"]["warning"]
+    assert "differ in sex" in found["sex"]["warning"]
+    table["site"], table["sex"] = ["a", "b"] * 6, ["F"] * 3 + ["M"] * 3 + ["F"] * 4 + ["M"] * 2
+    assert not any(row["warning"] for row in rows(table).values()), "one in six is no matter"
+
+
+def test_a_site_is_one_however_it_is_written():
+    table = people(6, 6).assign(age="60", sex="F")
+    table["site"] = ["Clinic"] * 6 + ["clinic "] * 6
+    assert rows(table)["site"]["difference"] == 0
+    assert not rows(table)["site"]["warning"]
+
+
 def test_ages_and_sexes_are_compared():
     table = people(20, 20)
     table.loc[table["group"] == "patient", "age"] = [str(70 + index % 7) for index in range(20)]

@@ -215,6 +215,16 @@ def test_who_is_not_compared_is_said(tmp_path, rng):
     assert list(tables["groups"]["subjects"]) == [5, 8]
 
 
+def test_a_session_of_no_group_does_not_lose_the_others(tmp_path, rng):
+    table = people(6, 6)
+    further = table.iloc[[6, 7]].assign(session="2", group=["", "control"], split=["test", "train"])
+    tables = run(tmp_path, pd.concat([table, further], ignore_index=True), lambda row: simulated_map(rng))
+    assert list(tables["groups"]["subjects"]) == [6, 6]
+    notes = " ".join(tables["notes"]["note"])
+    assert "1 scan is left out: of no group, unlike others of the subject (the first is sub-p00_ses-2)" in notes
+    assert "in another session" not in notes
+
+
 def test_one_patient_has_a_map_and_a_rank_but_no_test(tmp_path, rng, atlas):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

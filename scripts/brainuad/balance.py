@@ -11,6 +11,7 @@ __all__ = ["COLUMNS", "balance"]
 COLUMNS = ("group", "variable", "known", "of", "in_group", "in_reference", "difference", "p", "warning")
 LARGE = 0.5  # a standardised difference of ages from which it is said, whatever its p-value
 LEVEL = 0.05
+SKEWED = 0.3  # a total variation distance from which it is said: small cohorts have no small p-values
 
 
 def balance(group: pd.DataFrame, reference: pd.DataFrame, name: str, reference_name: str) -> list[dict]:
@@ -29,7 +30,7 @@ def balance(group: pd.DataFrame, reference: pd.DataFrame, name: str, reference_n
     """
     names = f"{name} and {reference_name}"
     rows = [
-        sites(text(group["site"]), text(reference["site"]), names),
+        sites(text(group["site"]).str.casefold(), text(reference["site"]).str.casefold(), names),
         ages(numbers(group["age"]), numbers(reference["age"]), names),
         sexes(text(group["sex"]).str.upper(), text(reference["sex"]).str.upper(), names),
     ]
@@ -48,7 +49,7 @@ def numbers(column: pd.Series) -> pd.Series:
 
 
 def sites(group: pd.Series, reference: pd.Series, names: str) -> dict:
-    """Whether the groups were scanned at the same sites."""
+    """Whether the groups were scanned at the same sites; "Clinic" and "clinic" are one."""
     row = shares("site", group, reference)
     if not len(group) or not len(reference):
         row["warning"] = f"Whether {names} were scanned at the same sites cannot be told: no sites are known."
@@ -57,7 +58,7 @@ def sites(group: pd.Series, reference: pd.Series, names: str) -> dict:
             f"{names} share no site: whatever sets them apart may be the scanner. Group and site are confounded, and "
             "nothing here can tell them apart."
         )
-    elif row["p"] < LEVEL:
+    elif differs(row):
         row["warning"] = (
             f"{names} were scanned at the sites in different proportions (p = {row['p']:.2g}): group and site are "
             "partly confounded."
@@ -65,12 +66,17 @@ def sites(group: pd.Series, reference: pd.Series, names: str) -> dict:
     return row
 
 
+def differs(row: dict) -> bool:
+    """Whether shares differ by more than chance makes likely, or by so much that it matters whatever made it."""
+    return row["p"] < LEVEL or row["difference"] >= SKEWED - 1e-9
+
+
 def sexes(group: pd.Series, reference: pd.Series, names: str) -> dict:
     """Whether as many of either sex are in both groups."""
     row = shares("sex", group, reference)
     if not len(group) or not len(reference):
         row["warning"] = f"Whether {names} differ in sex cannot be told: it is not known."
-    elif row["p"] < LEVEL:
+    elif differs(row):
         row["warning"] = f"{names} differ in sex ({row['in_group']}; {row['in_reference']}; p = {row['p']:.2g})."
     return row
 

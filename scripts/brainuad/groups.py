@@ -136,17 +136,23 @@ def read_maps(path: Path) -> pd.DataFrame:
 def chosen(table: pd.DataFrame, settings: dict) -> tuple[pd.DataFrame, list[str]]:
     """The scans that are compared, and sentences about the others."""
     notes, dataset = [], settings["dataset"]
-    torn = table.groupby("subject")["group"].transform("nunique").gt(1)
+    compared_rows = table[table["split"].eq("test") & table["group"].ne("")]
+    torn = table["subject"].map(compared_rows.groupby("subject")["group"].nunique()).gt(1)
     for mask, why in (
         (table["split"].ne("test"), "not of the split test, so that models have seen them or were calibrated on them"),
         (table["group"].eq(""), "of no group"),
         (torn, "of another group in another session"),
     ):
-        left = sorted(set(table["subject"][mask]))
+        mask = mask.reindex(table.index)
+        left = sorted(set(table["subject"][mask]) - set(table["subject"][~mask]))
+        single = table["scan"][mask & ~table["subject"].isin(left)]
+        if len(single):
+            number = "1 scan is" if len(single) == 1 else f"{len(single)} scans are"
+            notes.append(f"{number} left out: {why}, unlike others of the subject (the first is {single.iloc[0]}).")
         if left:
             number = "1 subject is" if len(left) == 1 else f"{len(left)} subjects are"
             notes.append(f"{number} left out: {why} (the first is {left[0]}).")
-        table = table[~mask.reindex(table.index)]
+        table = table[~mask]
     check_groups(dataset, settings, table)
     numbers = table.groupby("group")["subject"].nunique()
     notes += [f"{name}: {ALONE}; it has a map and a rank, but no test." for name in numbers.index[numbers == 1]]
