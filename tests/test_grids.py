@@ -107,6 +107,18 @@ def test_a_ball_lands_where_it_belongs(grid):
 
 
 @pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(("radius", "loss"), [(3.0, 0.2), (5.0, 0.11), (10.0, 0.03)])
+def test_a_small_lesion_keeps_its_sum_and_loses_some_of_itself_to_a_threshold(grid, radius, loss):
+    """Values are mixed at the border: above a half there is less of a small ball, by what docs/maps.md says."""
+    shape, affine = native(*GRIDS[grid])
+    true = ball(np.array([28.0, -40.0, 22.0]), radius)
+    values, _ = to_native(true.astype(np.float32), np.ones(SHAPE, bool), AFFINE, BACK, shape, affine)
+    voxel = abs(np.linalg.det(affine[:3, :3])) * np.linalg.det(BACK[:3, :3])
+    assert values.sum() * voxel == pytest.approx(true.sum() * 8, rel=0.015)
+    assert 1 - loss <= (values > 0.5).sum() * voxel / (true.sum() * 8) <= 1.02
+
+
+@pytest.mark.parametrize("grid", GRIDS)
 def test_one_voxel_lands_in_the_voxel_that_holds_its_point(grid):
     shape, affine = native(*GRIDS[grid])
     spike = np.zeros(SHAPE, np.float32)
