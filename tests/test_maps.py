@@ -17,12 +17,15 @@ from nibabel.affines import apply_affine
 
 from brainuad.__main__ import main
 from brainuad.calibration import calibration
+from brainuad.faults import NotInstalled
 from brainuad.grids import read_transform, to_native
 from brainuad.maps import COLUMNS, maps
+from brainuad.own_scan import OwnScans
 from brainuad.phantom import Site, simulate
 from brainuad.preprocessing import preprocess
 from brainuad.quality import quality
 from brainuad.samples import samples
+from brainuad.scan_files import find
 
 ROOT = Path(__file__).parents[1]
 TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
@@ -99,7 +102,14 @@ def finish(folder, settings, pages=True):
     described = provenance({"samples": settings, "preprocessing": PREPROCESSING}, 1)
     save(detector, model, model.with_suffix(".json"), described)
     score(model, results / "samples/d", TRUNK, results / "score/dae/1/d", {**SCORING, "device": "cpu"})
-    known = {"samples": settings, "scoring": SCORING, "quality": QUALITY, "maps": MAPS, "simulated": True}
+    known = {
+        "samples": settings,
+        "scoring": SCORING,
+        "quality": QUALITY,
+        "maps": MAPS,
+        "simulated": True,
+        "references": [None],
+    }
     places = [results / "score/dae/1/d"], [results / "samples/d"], [scans]
     calibration(*places, [table], model, results / "calibration/dae/1", known)
     write(folder, pages=pages)
@@ -419,12 +429,98 @@ def test_a_scan_unlike_those_of_the_training_is_warned_of(own):
     assert "warning: brain_volume_ml" in own.stdout
 
 
+def test_what_nobody_knows_is_not_claimed(study, own):
+    side = json.loads(next((own.folder / "out").rglob("*anomaly_T1w.json")).read_text())
+    assert side["TrainedOnSimulatedScans"] is True
+    assert "SimulatedScans" not in side, "nobody knows of somebody's own scan"
+
+
+def test_a_folder_is_searched_for_scans_and_not_for_what_was_made_of_them(tree, tmp_path):
+    scan = tmp_path / "sub-1/anat/sub-1_T1w.nii.gz"
+    others = [tmp_path / f"{name}/sub-1/anat/sub-1_T1w.nii.gz" for name in ("derivatives/other", "sourcedata", "out")]
+    for path in (scan, *others):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    shutil.copytree(tree / "sub-RAS", tmp_path / "earlier/sub-RAS")
+    assert find([tmp_path], tmp_path / "out") == [scan]
+    assert find([tmp_path / "derivatives"], tmp_path / "out") == others[:1], "who names the folder means it"
+    assert find([tmp_path], tmp_path) == [*others[2:], scan]
+    shutil.rmtree(tmp_path / "out")
+    scan.rename(tmp_path / "plain.nii.gz")
+    assert find([tmp_path]) == [tmp_path / "plain.nii.gz"], "maps of an earlier run bear the suffix of scans"
+
+
+@pytest.fixture
+def two(study, tmp_path):
+    """Scan two of the study's scans; returns the status and the table."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for site in ("LAS", "RAS"):
+        shutil.copy2(next(study.glob(f"raw_*/{site}.nii.gz")), scans / f"{site}.nii.gz")
+
+    def score(*options):
+        status = main(
+            ["score", str(scans), "--model", str(study / "results/train/dae/1"), "--out", str(scans), *options]
+        )
+        return status, pd.read_csv(scans / "scores.tsv", sep="\t", keep_default_na=False).set_index("scan")
+
+    score.folder = scans
+    return score
+
+
+def test_a_scan_that_fails_in_the_middle_keeps_no_old_maps_and_stops_no_other(two, monkeypatch, capsys):
+    """The first run makes maps beside the scans; in the second, memory and disk fail in turn."""
+    status, table = two()
+    assert (status, list(table["status"])) == (0, ["scored"] * 2)
+    assert not (two.folder / ".gitignore").exists(), "the folder is a user's own"
+    made = {path for path in two.folder.rglob("sub-LAS*") if path.is_file()}
+    assert len(made) == 9 * 2 + 3
+
+    def full(self, name, path, *others, score=OwnScans.score):
+        if name == "sub-LAS":
+            raise OSError(28, "No space left on device", str(path))
+        return score(self, name, path, *others)
+
+    monkeypatch.setattr(OwnScans, "score", full)
+    status, table = two()
+    assert (status, table["status"].to_dict()) == (1, {"sub-LAS": "failed", "sub-RAS": "scored"})
+    assert "No space left on device" in table.loc["sub-LAS", "reason"]
+    assert not any(path.exists() for path in made)
+    assert (two.folder / "LAS.nii.gz").is_file()
+    assert list(two.folder.rglob("sub-RAS_*zscore_T1w.nii.gz"))
+
+    def absent(scan, *_):
+        raise (NotInstalled("hd-bet is not installed") if "LAS" in scan["scan"] else MemoryError)
+
+    monkeypatch.setattr("brainuad.preprocessing.attempt", absent)
+    status, table = two()
+    assert (status, table["code"].to_dict()) == (1, {"sub-LAS": "not_installed", "sub-RAS": "memory"})
+    assert "Traceback" not in "".join(capsys.readouterr())
+
+
+def test_advice_is_not_that_for_a_study(two, monkeypatch, capsys):
+    """A scan that a study would leave out for a doubt is told how it is taken here, and is taken so."""
+    image = nibabel.load(two.folder / "LAS.nii.gz")
+    (two.folder / "RAS.nii.gz").unlink()
+    bare = nibabel.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
+    bare.set_sform(None, 0)
+    bare.set_qform(None, 0)
+    nibabel.save(bare, two.folder / "LAS.nii.gz")
+    assert two()[1]["code"].to_dict() == {"sub-LAS": "no_affine"}
+    said = capsys.readouterr().out
+    assert "--include" in said
+    assert "exclusions.tsv" not in said
+    _, table = two("--include")
+    assert table.loc["sub-LAS", "code"] != "no_affine"
+
+
 def test_nothing_is_written_outside_the_folder(own):
     out = own.folder / "out"
     for path, time in own.before.items():
         assert path.stat().st_mtime_ns == time, path
     assert {path for path in own.folder.iterdir()} == {own.folder / "scans", out}
-    assert not (out / ".work").exists()
+    assert not list(out.glob(".work*"))
+    assert (out / ".gitignore").read_text() == "*\n", "--out may lie in the clone"
     for path, content in everything(out):
         assert SECRET not in content, path
 
@@ -451,4 +547,5 @@ def test_weights_alone_give_maps_without_z_scores(study, tmp_path, capsys):
     assert "No calibration of this model is at hand" in capsys.readouterr().out
     assert list((tmp_path / "out/sub-LAS/anat").glob("*anomaly_T1w.nii.gz"))
     assert not list((tmp_path / "out").rglob("*zscore*"))
+    assert "Simulated" not in next((tmp_path / "out").rglob("*anomaly_T1w.json")).read_text(), "nothing tells"
     assert errors(tmp_path / "out") == []

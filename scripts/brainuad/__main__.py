@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     score.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
     )
+    score.add_argument(
+        "--include", action="store_true", help="take scans in spite of doubts that leave them out of a study"
+    )
     stripped = score.add_mutually_exclusive_group()
     stripped.add_argument(
         "--skull-stripped",

@@ -14,6 +14,7 @@ a sidecar that says what it is, what is covered, and which model made it.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ import numpy as np
 from brainuad.calibration import Calibration, nifti
 from brainuad.grids import Frame, to_native
 
-__all__ = ["NAMES", "TEMPLATE", "ScanMaps", "describe", "origin_of", "scan_maps", "write_maps"]
+__all__ = ["NAMES", "TEMPLATE", "ScanMaps", "clear_maps", "describe", "is_map", "origin_of", "scan_maps", "write_maps"]
 
 TEMPLATE = "MNI152NLin2009aSym"  # what BIDS calls the ICBM152 template that nilearn ships
 BIDS_VERSION = "1.10.0"
@@ -44,6 +45,9 @@ DESCRIPTIONS = {
     "covered": "Where the anomaly map says something: brain that the model saw.",
     ANATOMY: "The scan as it is preprocessed: bias field removed, brain alone, two percentiles scaled to 0 and 1.",
 }
+MADE = re.compile(
+    rf"_space-(scanner|{TEMPLATE}_res-[0-9p]+)_desc-({'|'.join([*NAMES, 'covered', ANATOMY])})_(T1w|mask)\."
+)
 UNITS = {"anomaly": "arbitrary", "reconstruction": "arbitrary, 0 to 1", "zscore": "standard deviations"}
 
 README = """{name}
@@ -155,6 +159,18 @@ def write_maps(
     return written
 
 
+def is_map(name: str) -> bool:
+    """Whether a file's name is one that `write_maps` gives."""
+    return MADE.search(name) is not None
+
+
+def clear_maps(tree: Path, scan: str) -> None:
+    """Remove maps and pictures of one scan, and nothing else: the folder may be one in which scans lie, too."""
+    old = [path for path in (tree / folder_of(scan)).glob(f"{scan}_space-*") if is_map(path.name)]
+    for path in (*old, *(tree / "figures" / f"{scan}.{kind}" for kind in ("png", "pdf", "html"))):
+        path.unlink(missing_ok=True)
+
+
 def save(tree: Path, folder: Path, stem: str, image: nibabel.Nifti1Image, side: dict) -> str:
     """Write an image with its sidecar; its path within the tree is returned."""
     nibabel.save(image, folder / f"{stem}.nii.gz")
@@ -162,7 +178,9 @@ def save(tree: Path, folder: Path, stem: str, image: nibabel.Nifti1Image, side: 
     return (folder / f"{stem}.nii.gz").relative_to(tree).as_posix()
 
 
-def origin_of(description: dict, model: str, calibration: Calibration | None, code: str, simulated: bool) -> dict:
+def origin_of(
+    description: dict, model: str, calibration: Calibration | None, code: str, simulated: bool | None
+) -> dict:
     """What is said of model, code and calibration beside each image.
 
     Args:
@@ -170,7 +188,7 @@ def origin_of(description: dict, model: str, calibration: Calibration | None, co
         model: its name in the study.
         calibration: None if there is none.
         code: version of the code that wrote the maps.
-        simulated: whether the scans are.
+        simulated: whether the scans are; None if nobody knows.
     """
     said = {
         "Model": model,
@@ -219,7 +237,7 @@ def describe(tree: Path, name: str, frame: Frame, origin: dict) -> None:
     tree.mkdir(parents=True, exist_ok=True)
     what = f"model {origin['Model']} ({origin['ModelClass']}), seed {origin['Seed']}"
     description = {
-        "Name": name + " (simulated scans)" * origin["SimulatedScans"],
+        "Name": name + " (simulated scans)" * bool(origin["SimulatedScans"]),
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "brainuad", "Version": origin["CodeVersion"], "Description": what}],
@@ -227,7 +245,7 @@ def describe(tree: Path, name: str, frame: Frame, origin: dict) -> None:
     (tree / "dataset_description.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     text = README.format(
         name=name,
-        note="All scans are simulated. " * origin["SimulatedScans"],
+        note="All scans are simulated. " * bool(origin["SimulatedScans"]),
         model=origin["Model"],
         kind=origin["ModelClass"],
         seed=origin["Seed"],

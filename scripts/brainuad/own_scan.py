@@ -5,7 +5,6 @@ measures of the training scans have. Each scan goes the way that the study's wen
 """
 
 import json
-import re
 import shutil
 import sys
 import tempfile
@@ -18,13 +17,14 @@ import numpy as np
 import pandas as pd
 
 from brainuad.calibration import Calibration, smooth
-from brainuad.derivatives import describe, origin_of, scan_maps, write_maps
-from brainuad.faults import public
+from brainuad.derivatives import clear_maps, describe, origin_of, scan_maps, write_maps
+from brainuad.faults import NotInstalled, public
 from brainuad.grids import Frame
 from brainuad.maps import draw, native_grid
 from brainuad.provenance import commit, digest
+from brainuad.scan_files import find, names_of
 
-__all__ = ["COLUMNS", "OwnScans", "find", "outside", "score_scans"]
+__all__ = ["COLUMNS", "OwnScans", "outside", "score_scans"]
 
 TRUNK = Path(__file__).parents[2] / "resources/lpips/alexnet_features.safetensors"
 SCORING = {"batch_size": 16, "smoothing": 2.0, "trunk": "alex"}  # the configuration's defaults, without a calibration
@@ -36,6 +36,11 @@ COLUMNS = (
 )
 EARLIER = {"brain_extraction": {"method": "template", "command": None}}  # of models from before there was a choice
 ABNORMAL = 3.0  # standard deviations
+OF_STUDIES = {  # what a message says to the user of a study, and what it has to say here
+    "`include` in config/exclusions.tsv": "the option --include",
+    "see the log; snakemake --forcerun preprocess tries it again.": "see what is printed above.",
+    "the log says where. Look": "look",
+}
 
 
 def score_scans(
@@ -46,8 +51,11 @@ def score_scans(
     trunk: Path | None = None,
     device: str = "auto",
     skull_stripped: bool | None = None,
+    include: bool = False,
 ) -> int:
     """Score scans one after the other and write what comes out; nothing is written outside `out`.
+
+    The table is written anew after each scan: whatever ends the command, what was done until then is listed.
 
     Args:
         scans: files, or folders that are searched for them.
@@ -57,6 +65,7 @@ def score_scans(
         trunk: weights of the perceptual distance's trunk, if not the shipped ones.
         device: ``auto``, ``cpu`` or ``cuda``.
         skull_stripped: whether the scans hold the brain alone; None recognises it.
+        include: whether to take scans in spite of doubts that leave them out of a study.
 
     Returns:
         How many scans failed.
@@ -64,29 +73,36 @@ def score_scans(
     Raises:
         ValueError: there is no scan, or model and calibration do not fit.
     """
-    named = names_of(find(scans))
     out = Path(out)
+    named = names_of(find(scans, out))
     own = OwnScans(Path(model), calibration, trunk, device)
-    out.mkdir(parents=True, exist_ok=True)
-    work = out / ".work"
-    before, tempfile.tempdir = tempfile.tempdir, str(work)
+    begin(out)
+    before, rows = tempfile.tempdir, []
     try:
-        rows = []
         for number, (name, path) in enumerate(named.items(), start=1):
-            work.mkdir(exist_ok=True)
-            row, said = own.attempt(name, path, out, work, skull_stripped)
+            work = Path(tempfile.mkdtemp(prefix=".work-", dir=out))
+            tempfile.tempdir = str(work)
+            try:
+                row, said = own.attempt(name, path, out, work, skull_stripped, include)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
             print(f"[{number}/{len(named)}] {path} → {name}: {said}", flush=True)
             rows.append(row)
-            shutil.rmtree(work, ignore_errors=True)
+            table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+            table.to_csv(out / "scores.tsv", sep="\t", index=False, float_format="%.6g")
     finally:
         tempfile.tempdir = before
-        shutil.rmtree(work, ignore_errors=True)
-    pd.DataFrame(rows).reindex(columns=list(COLUMNS)).to_csv(
-        out / "scores.tsv", sep="\t", index=False, float_format="%.6g"
-    )
     failed = sum(row["status"] != "scored" for row in rows)
     print(f"{len(rows) - failed} of {len(rows)} scans scored; what came out is in {out}")
     return failed
+
+
+def begin(out: Path) -> None:
+    """Make the folder for what comes out; git takes no notice of one that was not there, as it holds people's scans."""
+    new = not out.exists() or not any(out.iterdir())
+    out.mkdir(parents=True, exist_ok=True)
+    if new:
+        (out / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
 class OwnScans:
@@ -132,33 +148,46 @@ class OwnScans:
         self.detector = load(weights).eval().to(self.device)
         settings = (self.scoring["smoothing"], self.scoring["trunk"])
         self.perceptual = PerceptualDistance(trunk, *settings).to(self.device)
-        simulated = bool(self.calibration and self.calibration.record["simulated"])
+        # Whether the scans are simulated is not known, nor, without a calibration, whether those of the training were.
+        simulated = self.calibration.record["simulated"] if self.calibration else None
         code = commit(Path(__file__))
         self.origin = {
-            **origin_of(self.description, self.name, self.calibration, code, False),
+            **origin_of(self.description, self.name, self.calibration, code, None),
             "TrainedOnSimulatedScans": simulated,
         }
 
-    def attempt(self, name: str, path: Path, out: Path, work: Path, skull_stripped: bool | None) -> tuple[dict, str]:
-        """Score one scan; a bad one does not raise. Returns its row of the table, and a line for the terminal."""
+    def attempt(
+        self, name: str, path: Path, out: Path, work: Path, skull_stripped: bool | None, include: bool = False
+    ) -> tuple[dict, str]:
+        """Score one scan; what goes wrong with it does not raise, and leaves no maps, nor those of an earlier run.
+
+        Returns:
+            Its row of the table, and a line for the terminal.
+        """
         from brainuad.preprocessing import attempt
 
-        scan = {"scan": name, "t1w": str(path), "skull_stripped": skull_stripped, "include": False}
-        record = attempt(scan, work / "scan", self.preprocessing)
-        if record["status"] != "included":
-            code = record["code"]
-            row = {"scan": name, "status": "failed", "code": code, "reason": public(code, record["reason"])}
-            return row, f"failed ({code}): {record['reason']}"
-        warnings = self.warnings(record)
+        clear_maps(out, name)
+        scan = {"scan": name, "t1w": str(path), "skull_stripped": skull_stripped, "include": include}
         try:
+            record = attempt(scan, work / "scan", self.preprocessing)
+            if record["status"] != "included":
+                code = record["code"]
+                row = {
+                    "scan": name,
+                    "status": "failed",
+                    "code": code,
+                    "reason": reworded(public(code, record["reason"])),
+                }
+                return row, f"failed ({code}): {reworded(record['reason'])}"
             row = {**record, **self.score(name, path, work / "scan", out)}
-        except (MemoryError, OSError):
-            raise  # the machine's fault, not the scan's
-        except Exception as error:
-            if not isinstance(error, ValueError):
-                traceback.print_exc()
-            reason = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            return {"scan": name, "status": "failed", "code": "failed", "reason": reason}, f"failed: {reason}"
+        except (
+            Exception
+        ) as error:  # of memory or disk, too: other scans may be smaller, and those done are to be listed
+            clear_maps(out, name)
+            code, reason = failure(error)
+            row = {"scan": name, "status": "failed", "code": code, "reason": reason.replace(str(path), "the scan")}
+            return row, f"failed ({code}): {reason}"
+        warnings = self.warnings(record)
         row |= {"scan": name, "status": "scored", "warnings": "; ".join(warnings)}
         lines = ["scored", *(f"    warning: {warning}" for warning in warnings)]
         return row, "\n".join(lines)
@@ -235,6 +264,30 @@ class OwnScans:
         return [text for text in said if text]
 
 
+def failure(error: Exception) -> tuple[str, str]:
+    """Code and reason of a scan that failed by an exception; what nobody foresaw is printed whole."""
+    if isinstance(error, NotInstalled):
+        return "not_installed", reworded(str(error))
+    if isinstance(error, MemoryError):
+        return "memory", "there was not enough memory for it: free some, or use a larger machine, and score it again"
+    if isinstance(error, OSError):
+        return (
+            "disk",
+            f"reading or writing failed ({error.strerror or error}): look at disk and permissions, score it again",
+        )
+    if isinstance(error, ValueError):
+        return "failed", reworded(str(error))
+    traceback.print_exc()
+    return "failed", f"{type(error).__name__}: {error}"
+
+
+def reworded(reason: str) -> str:
+    """A reason without advice that holds in a study only."""
+    for said, here in OF_STUDIES.items():
+        reason = reason.replace(said, here)
+    return reason
+
+
 def outside(name: str, value: float, span: dict) -> str:
     """A sentence on a measure outside the range of the training scans, which measure and by how much; or nothing."""
     unit, low, high = UNITS.get(name, ""), span["low"], span["high"]
@@ -281,43 +334,6 @@ def calibration_of(folder: Path, weights: Path, given: Path | None) -> Calibrati
     return known
 
 
-def find(paths: Sequence[Path]) -> list[Path]:
-    """The NIfTI files that are named, and those in folders; of a BIDS folder those named ``*_T1w``.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = [*path.rglob("*.nii"), *path.rglob("*.nii.gz")]
-            inside = sorted(name for name in inside if not any(p.startswith(".") for p in name.relative_to(path).parts))
-            found += [name for name in inside if re.search(r"_T1w\.nii(\.gz)?$", name.name)] or inside
-        else:
-            found.append(path)
-    if not found:
-        raise ValueError(f"There is no .nii or .nii.gz file in {', '.join(map(str, paths))}.")
-    return list(dict.fromkeys(found))
-
-
-def names_of(paths: Sequence[Path]) -> dict[str, Path]:
-    """A name ``sub-<subject>[_ses-<session>]`` for each file: of labels in its path, else its name; numbered if needed.
-
-    Nothing else of the path is kept.
-    """
-    named = {}
-    for path in paths:
-        stem = re.sub(r"\.nii(\.gz)?$", "", path.name)
-        labels = dict(re.findall(r"(?:^|[_/])(sub|ses)-([A-Za-z0-9]+)", path.as_posix()))  # the last ones stand
-        subject = labels.get("sub") or re.sub("[^A-Za-z0-9]", "", stem) or "scan"
-        session = f"_ses-{labels['ses']}" if "ses" in labels else ""
-        name, number = f"sub-{subject}{session}", 2
-        while name in named:
-            name, number = f"sub-{subject}x{number}{session}", number + 1
-        named[name] = path
-    return named
-
-
 def run(arguments) -> int:
     """The command ``score``: 0 if all scans were scored, 1 if some failed, 2 if nothing could begin."""
     try:
@@ -329,8 +345,12 @@ def run(arguments) -> int:
             arguments.trunk,
             arguments.device,
             arguments.skull_stripped,
+            arguments.include,
         )
     except ValueError as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{error.filename or arguments.out} cannot be read or written ({error.strerror}).", file=sys.stderr)
         return 2
     return int(failed > 0)
