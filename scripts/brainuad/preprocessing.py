@@ -76,9 +76,12 @@ def attempt(scan: dict, folder: Path, settings: dict) -> dict:
     except (MemoryError, OSError, NotInstalled):
         raise  # the machine's fault, not the scan's: the job fails, and the next run does what is left
     except Crash as crash:
-        reason = f"{scan['t1w']}: {crash}; the log says where. Look at the scan and export it again, or leave it out."
+        reason = (
+            f"{scan['t1w']}: {crash}; the log says where. Look at the scan and export it again, or leave it out; "
+            "snakemake --forcerun preprocess tries it as it is."
+        )
         record |= {"status": "excluded", "code": "crashed", "reason": one_line(reason)}
-        identity = ""  # a later run tries again, perhaps with other versions of the libraries
+        identity = ""  # the job, once forced, tries again, perhaps with other versions of the libraries
     except Exception as error:
         traceback.print_exc()
         reason = (
@@ -86,7 +89,7 @@ def attempt(scan: dict, folder: Path, settings: dict) -> dict:
             "snakemake --forcerun preprocess tries it again."
         )
         record |= {"status": "excluded", "code": "failed", "reason": one_line(reason)}
-        identity = ""  # the fault may lie elsewhere (memory, disk), so that the next run tries again
+        identity = ""  # the fault may lie elsewhere, so that the job, once forced, tries again
     if record["status"] == "excluded":
         clear(folder, *IMAGES, LESION, *TRANSFORMS)
     record |= {"seconds": round(time.monotonic() - began, 2), "fingerprint": identity}
