@@ -24,18 +24,18 @@ try:
     decisions = read_decisions(FILE, scans)
     left = without_excluded(scans, decisions)
     check_splits(left, config["datasets"], config["training"]["datasets"], config["seed"])
+    jobs = {dataset: chunks(table, config["preprocessing"]["scans_per_job"]) for dataset, table in scans.items()}
     if workflow.is_main_process:
         check_people(people(left, config["datasets"], config["seed"]))
+        list_files(jobs, config["datasets"])
     published = config["comparison"]["published"]
     absent = check_published(published, config["models"], config["datasets"]) if published else ""
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
-jobs = {dataset: chunks(table, config["preprocessing"]["scans_per_job"]) for dataset, table in scans.items()}
 if workflow.is_main_process:
-    list_files(jobs, config["datasets"])
-    for summary in summaries(scans, config["datasets"], found):
-        (logger.info if summary.complete else logger.warning)(summary.text)
+    for summary in summaries(scans, left, config["datasets"], found):
+        (logger.warning if summary.notes else logger.info)(summary.text)
     for said in filter(None, (counted(decisions), absent)):
         logger.warning(said)
 

@@ -27,6 +27,11 @@ def training_trunk(wildcards):
     return [ancient(TRUNK)] if models[wildcards.model]["params"].get("perceptual_term") else []
 
 
+def scan_source(wildcards):
+    """What decides which scans a dataset has and how they are split: what else it says of them cuts none anew."""
+    return {key: config["datasets"][wildcards.dataset][key] for key in ("manifest", "phantom", "split")}
+
+
 def preprocessing_settings(wildcards):
     """The preprocessing section without the size of a job, which changes no scan."""
     return {key: value for key, value in config["preprocessing"].items() if key != "scans_per_job"}

@@ -50,6 +50,7 @@ rule train:
 rule score:
     """Reconstruct the samples of a dataset and map their anomalies."""
     input:
+        ancient("results/intake.tsv"),  # a dataset that comes after the trainings may hold what they learned from
         model="results/train/{model}/{seed}/model.safetensors",
         description="results/train/{model}/{seed}/model.json",
         samples=multiext("results/samples/{dataset}/", "images.npy", "brain.npy", "lesion.npy", "table.tsv"),

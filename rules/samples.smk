@@ -26,7 +26,7 @@ rule samples:
         mem_mb=scaled(2000),
         runtime=scaled(by_scan(60, MINUTES_TO_READ)),
     params:
-        entry=lookup("datasets/{dataset}", within=config),
+        entry=scan_source,
         settings=lookup("samples", within=config),
         seed=lookup("seed", within=config),
     script:

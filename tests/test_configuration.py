@@ -78,6 +78,13 @@ def test_defaults_fill_in_at_every_depth_and_the_input_is_left_alone():
     assert fill(STUDY, RULES)["datasets"]["odd"]["anomalies"]["size"] == [20, 30]
 
 
+def test_a_tilde_is_the_home_of_the_user(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    study = copy.deepcopy(STUDY)
+    study["datasets"]["site_a"]["manifest"] = "~/lists/a.tsv"
+    assert check(study, SCHEMA)["datasets"]["site_a"]["manifest"] == "/home/somebody/lists/a.tsv"
+
+
 def test_a_grid_is_filled_in_and_the_kinds_are_those_of_the_library():
     study = copy.deepcopy(STUDY)
     study["datasets"]["odd"]["anomalies"] = {"kinds": KINDS, "grid": {"size": [6.0, 12], "intensity": [0, 1]}}

@@ -95,6 +95,39 @@ def test_a_csv_is_read_as_spreadsheets_write_it(tmp_path):
         read_manifest(path)
 
 
+@pytest.mark.parametrize(("ending", "mark"), [("tsv", "\t"), ("csv", ","), ("csv", ";")])
+def test_an_uneven_row_is_refused_by_its_line(tmp_path, ending, mark):
+    """A cell too many or too few would move the others under another header: an age of 71 becomes a sex."""
+    path = tmp_path / f"manifest.{ending}"
+
+    def read(*rows):
+        path.write_text("\n".join(["subject,t1w,age,sex,site", *rows, ""]).replace(",", mark))
+        return read_manifest(path)
+
+    even = read("01,/d/a.nii,71,F,mu1", "02,/d/b.nii,,,")
+    assert even.loc[0, ["age", "sex", "site"]].tolist() == ["71", "F", "mu1"]
+    assert read("01,/d/a.nii,71,F,mu1,,", "02,/d/b.nii,,,,").equals(even), "a spreadsheet's empty cells"
+    for row, cells in (("01,/d/a.nii,71,5,F,mu1", 6), ("01,/d/a.nii,71,F,mu1,,x", 7), ("01,/d/a.nii,71,F", 4)):
+        with pytest.raises(ManifestError, match=rf"line 4 has {cells} cells, but the header has 5"):
+            read("02,/d/b.nii,,,", "", row)
+
+
+def test_lines_are_counted_as_an_editor_does(tmp_path):
+    """Also after empty lines, and after a quoted cell of two."""
+    path = write(tmp_path, 'subject\tt1w\tsite\n\n01\ta.nii\t"one\ntwo"\n0_2\tb.nii\t\n')
+    with pytest.raises(ManifestError, match="line 5: the subject '0_2'"):
+        read_manifest(path)
+    with pytest.raises(ManifestError, match="is not a tab-separated table"):
+        read_manifest(write(tmp_path, 'subject\tt1w\tsite\n01\ta.nii\t"one\n02\tb.nii\ttwo\n'))
+
+
+def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    table = read_manifest(write(tmp_path, "subject\tt1w\tlesion\n01\t~/scans/a.nii\t~/scans/l.nii\n02\tb~.nii\t\n"))
+    assert list(table["t1w"]) == ["/home/somebody/scans/a.nii", str(tmp_path / "b~.nii")]
+    assert list(table["lesion"]) == ["/home/somebody/scans/l.nii", ""]
+
+
 def test_a_family_is_kept_in_one_split(tmp_path):
     rows = [f"{i:03d}\t{i}.nii\t{f'F{i // 4}' if i < 200 else ''}" for i in range(400)]
     table = read_manifest(write(tmp_path, "\n".join(["subject\tt1w\tfamily", *rows])))

@@ -385,6 +385,7 @@ def test_a_scan_that_crashes_its_process_is_set_aside(monkeypatch, tmp_path, cap
     assert table["code"].tolist() == ["crashed", ""]
     how = f"crashed its process, {end.name}" if isinstance(end, signal.Signals) else "ended its process with code 3"
     assert f"crash.nii: it {how}; the log says where." in table["reason"]["crash"]
+    assert table["reason"]["crash"].endswith("snakemake --forcerun preprocess tries it as it is.")
     assert os.listdir(tmp_path / "out/sub-crash") == ["quality.json"]
     assert "in run" in capfd.readouterr().err or not isinstance(end, signal.Signals), "faulthandler says where"
     monkeypatch.setattr(preprocessing, "run", done)

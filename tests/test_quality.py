@@ -155,6 +155,21 @@ def test_the_montage_names_no_file(chunks, tmp_path):
     assert "0.31, is below" in " ".join(texts.split())
 
 
+def test_a_dollar_in_a_reason_or_a_name_is_no_formula(chunks, tmp_path):
+    r"""Between dollars stands mathematics, for matplotlib: ``$\foo$`` is none, and no montage was drawn."""
+    table = judged(chunks, [(0, "exclude", r"moved $\foo$"), (1, "exclude", "5 $ and $")]).assign(outlier=r"$\bar$")
+    draw(table, r"site $\foo$").savefig(tmp_path / "montage.png")
+    quality(
+        chunks,
+        tmp_path / "table.tsv",
+        tmp_path / "site.png",
+        "site",
+        SETTINGS,
+        {"sub-000": {"decision": "exclude", "reason": r"$\foo$"}},
+    )
+    assert (tmp_path / "site.png").stat().st_size > 20_000
+
+
 def test_many_scans_are_not_all_drawn(chunks, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("brainuad.quality.SHOWN", 3)

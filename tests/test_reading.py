@@ -70,6 +70,23 @@ def test_unreadable_files_are_refused_by_name(tmp_path):
         read_scan(tmp_path / "scan.mgz")
 
 
+def test_more_voxels_than_a_job_has_memory_for_are_refused_by_the_header(tmp_path):
+    """The files hold no voxel: nothing is read of them before they are refused."""
+    for shape in ((512, 512, 512), (512, 512, 513)):
+        header = nibabel.Nifti1Header()
+        header.set_data_shape(shape)
+        header.set_data_dtype(np.int16)
+        header.set_sform(np.diag([0.5, 0.5, 0.5, 1]), code=1)
+        header["vox_offset"], header["magic"] = 352, b"n+1"
+        (tmp_path / f"{shape[2]}.nii").write_bytes(header.binaryblock + bytes(4))
+    with pytest.raises(BadScan, match=r"513\.nii has .* more than 512 x 512 x 512.*: resample it") as fault:
+        read_scan(tmp_path / "513.nii")
+    assert fault.value.code == "dimensions"
+    with pytest.raises(BadScan) as fault:
+        read_scan(tmp_path / "512.nii")
+    assert fault.value.code == "unreadable", "it is of a size to be read"
+
+
 def test_a_trailing_axis_and_a_few_negative_voxels_are_forgiven(tmp_path):
     array = with_voxel(-2)
     scan = read_scan(save(array[..., None], tmp_path / "scan.nii.gz"))
@@ -319,7 +336,7 @@ def test_no_odd_file_stops_or_breaks_a_job(odd, tmp_path, capfd):
     refused = [name for name in expected if outcome(folder / name)[0]]
     assert len(refused) > 200
     scans = [{"scan": f"sub-{number}", "t1w": str(folder / name)} for number, name in enumerate(refused)]
-    preprocess(scans, tmp_path, tmp_path / "table.tsv", settings={})
+    preprocess(scans, tmp_path, tmp_path / "table.tsv", settings={"resolution": 4.0})
     table = pd.read_csv(tmp_path / "table.tsv", sep="\t", dtype=str, keep_default_na=False)
     assert len(table) == len(refused)
     assert set(table["status"]) == {"excluded"}

@@ -249,7 +249,11 @@ def test_the_files_of_a_job_are_listed_anew_when_one_of_them_changes(tmp_path, m
         assert after[0] != before[0]
         assert after[1] == before[1], "of another job"
     tree(tmp_path, "m/missing.nii")
-    assert "m/missing.nii" in listed()[1][1]
+    assert "m/missing.nii" in (readable := listed())[1][1]
+    allowed = os.access  # whatever the rights: who runs the tests may be allowed everything
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "c/03.nii" and allowed(path, mode))
+    assert (forbidden := listed())[1][1] != readable[1][1], "once it is allowed, the scan is read after all"
+    assert forbidden[0] == readable[0]
 
 
 def test_every_dataset_with_scans_has_its_line(tmp_path):
@@ -257,12 +261,39 @@ def test_every_dataset_with_scans_has_its_line(tmp_path):
     (tmp_path / "m.csv").write_text("subject,t1w\n01,a.nii\n02,b.nii\n")
     source = {"manifest": None, "phantom": None, "bids": None, "pattern": None, "from": None}
     datasets = {"one": {**source, "manifest": str(tmp_path / "m.csv")}, "two": {**source, "phantom": {"subjects": 1}}}
-    one, two = summaries(read_datasets(datasets), datasets, {})
+    scans = read_datasets(datasets)
+    one, two = summaries(scans, scans, datasets, {})
     assert one.text.startswith(f"one: found 2 scans of 2 subjects in {tmp_path}/m.csv, used 1; left out 1 (files that")
     assert one.text.endswith("b.nii).")
-    assert not one.complete
-    assert two.text == "two: 1 simulated scan of 1 subject."
-    assert two.complete
+    assert two.text == "two: 1 simulated scan of 1 subject, used 1."
+    assert not two.notes
+
+
+def test_what_a_person_left_out_is_not_used(tmp_path, monkeypatch):
+    tree(tmp_path, "a.nii", "c/01.nii", "c/02.nii", "c/03.nii")
+    (tmp_path / "m.csv").write_text("subject,t1w\n01,a.nii\n02,b.nii\n03,d.nii\n")
+    monkeypatch.chdir(tmp_path)
+    source = {"manifest": None, "phantom": None, "bids": None, "pattern": None, "from": None, "lesion": None}
+    source |= {"participants": None, "columns": {}}
+    datasets = {"one": {**source, "manifest": "m.csv"}, "two": {**source, "pattern": ["c/{subject}.nii"]}}
+    found = find_scans(datasets)
+    scans = read_datasets(datasets)
+    kept = {name: table[~table["subject"].isin(["01", "02"])] for name, table in scans.items()}
+    one, two = summaries(scans, kept, datasets, found)
+    assert ", used 0; left out 2 (files that do not exist" in one.text, "of three scans two are missing"
+    assert "; left out 2 (`exclude` in `config/exclusions.tsv`; the first is sub-01)." in one.text
+    assert two.text.startswith("two: found 3 scans by its pattern, used 1, of 3 subjects (the first is sub-01, c/01")
+    assert two.text.endswith("; left out 2 (`exclude` in `config/exclusions.tsv`; the first is sub-01).")
+
+
+def test_a_name_that_is_not_utf8_is_a_sentence(tmp_path, monkeypatch):
+    cafe = os.fsdecode(b"caf\xe9")
+    bids_tree(tmp_path / "study", "sub-01_T1w", f"sub-02_acq-{cafe}_T1w")
+    with pytest.raises(ManifestError, match=r"udce9_T1w\.nii\.gz' is not UTF-8: rename it\.$"):
+        scan(tmp_path, monkeypatch, bids={"root": "study"})
+    tree(tmp_path, "c/01.nii", f"c/{cafe}.nii")
+    with pytest.raises(ManifestError, match=r"udce9\.nii' has a name with characters that cannot be printed: rename"):
+        scan(tmp_path, monkeypatch, pattern="c/{subject}.nii")
 
 
 def bids_tree(folder, *names):

@@ -408,9 +408,20 @@ def test_a_dry_run_says_what_of_each_dataset_is_used(tmp_path):
     config["datasets"]["archive"] = {"pattern": str(tmp_path / "archive/{subject}/t1.nii.gz")}
     write(tmp_path / "study", config)
     output = snakemake(tmp_path / "study", "-n")
-    assert "phantom_a: 8 simulated scans of 8 subjects." in output
+    assert "phantom_a: 8 simulated scans of 8 subjects, used 8." in output
     assert "archive: found 19 scans by its pattern, used 19, of 19 subjects (the first is sub-01" in output
     assert output.count("left out 1 (subjects or sessions without such a file; the first is") == 1
+    planned = re.findall(r"rule (\w+):\n +input: (.*)\n", output)
+    read = [files for rule, files in planned if rule == "preprocess"]
+    assert read
+    assert not any("," in files for files in read), "however many scans, a job has one input: parsing is slow"
+    scored = [files for rule, files in planned if rule == "score"]
+    assert scored
+    assert all("results/intake.tsv" in files for files in scored), "first it is known that no scan is twice"
+    decisions = tmp_path / "study/config/exclusions.tsv"
+    decisions.write_text("dataset\tsubject\tdecision\narchive\t02\texclude\n")
+    assert "archive: found 19 scans by its pattern, used 18, of 19" in snakemake(tmp_path / "study", "-n")
+    decisions.unlink()
     listed = pd.read_csv(tmp_path / "study/results/sources/archive.tsv", sep="\t", dtype=str)
     assert len(listed) == 19
     snakemake(tmp_path / "study", "results/preprocess/archive/chunk-0001.tsv")  # the job parses the workflow, too
@@ -624,6 +635,17 @@ def test_renaming_a_row_or_adding_a_seed_trains_nothing_again(study):
     planned = jobs(snakemake(study, "-n"))
     assert planned["train"] == len(config["models"])
     assert "phantom" not in planned
+
+
+@pytest.mark.workflow
+def test_what_a_dataset_says_of_its_people_cuts_no_samples_anew(study):
+    config = yaml.safe_load((study / "config/config.yaml").read_text())
+    config["datasets"]["phantom_b"]["people"] = "same"
+    write(study, config)
+    assert not {"samples", "train", "score"} & set(jobs(snakemake(study, "-n")))
+    config["datasets"]["phantom_b"]["split"] = {"train": 0.0, "validation": 0.05, "test": 0.95}
+    write(study, config)
+    assert jobs(snakemake(study, "-n"))["samples"] == 1
 
 
 @pytest.mark.workflow

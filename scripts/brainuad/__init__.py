@@ -7,6 +7,7 @@ configuration       the closed schema of a study's ``config.yaml`` and its cross
 placement           where trainings run, and whether there are GPUs enough
 extractors          programs that find the brain of a head: command lines, and whether they are here
 faults              why a scan is left out: codes; ``docs/left_out.md`` is made of it
+spreadsheet         a table that a user wrote, TSV or CSV → texts, uneven rows refused
 manifest            datasets as tables of scans; subjects split by a seeded hash
 patterns            path patterns → the files on disk that match
 bids                a BIDS dataset → its scans

@@ -7,6 +7,7 @@ import ast
 import difflib
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,6 +46,8 @@ def check(config: dict, schema: Path) -> dict:
     refuse_wrong_values(config, rules)
     filled = fill(config, rules)
     filled["simulated"] = filled["simulated"] or any(entry["phantom"] for entry in filled["datasets"].values())
+    for entry in filled["datasets"].values():
+        entry |= {key: os.path.expanduser(entry[key]) for key in ("manifest", "participants") if entry[key]}
     check_datasets(filled)
     check_samples(filled)
     check_models(filled)

@@ -63,7 +63,7 @@ FAULTS = {
         Fault(
             "dimensions",
             "reading",
-            "not one 3-D volume: flat, a series (one of a single volume is taken), empty or far too large",
+            "not one 3-D volume: flat, a series (one of a single volume is taken), empty or beyond 512³ voxels",
         ),
         Fault("affine", "reading", "the affine is singular or not finite"),
         Fault(

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from brainuad.spreadsheet import ManifestError, is_csv, read_table
+
 __all__ = [
     "COLUMNS",
     "LABEL",
@@ -38,10 +40,6 @@ OPTIONAL = ("session", "lesion", "group", "age", "sex", "site", "family", "split
 COLUMNS = ("scan", *REQUIRED, *OPTIONAL)
 SPLITS = ("train", "validation", "test")
 LABEL = re.compile(r"[A-Za-z0-9]+")  # what BIDS allows in a subject or session label
-
-
-class ManifestError(ValueError):
-    """A dataset that cannot be read; the message is a sentence for the user."""
 
 
 def read_scans(dataset: str, entry: dict) -> pd.DataFrame:
@@ -125,41 +123,6 @@ def read_manifest(path: Path) -> pd.DataFrame:
     return table[list(COLUMNS)]
 
 
-def read_table(path: Path, kind: str = "manifest") -> pd.DataFrame:
-    """Read a table of texts: a CSV by its ending, else a TSV; what is missing (also ``n/a``) becomes an empty text.
-
-    A CSV is separated by commas, or by semicolons as spreadsheets write it where the comma is the decimal sign. Rows
-    and unnamed columns without any text, which spreadsheets leave behind, are dropped; the index keeps the place.
-
-    Raises:
-        ManifestError: the file is missing or no such table.
-    """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            header = file.readline()
-        separator = ("," if header.count(",") >= header.count(";") else ";") if is_csv(path) else "\t"
-        table = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-        )
-    except FileNotFoundError:
-        raise ManifestError(f"The {kind} {path} does not exist.") from None
-    except OSError as error:
-        raise ManifestError(f"The {kind} {path} cannot be read ({error.strerror}).") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        separated = "comma" if is_csv(path) else "tab"
-        raise ManifestError(f"{path} is not a {separated}-separated table ({error}).") from None
-    table.columns = [str(column).strip() for column in table.columns]
-    table = table.apply(lambda column: column.str.strip()).replace({"n/a": ""})
-    unnamed = [column for column in table if column.startswith("Unnamed:") and not table[column].any()]
-    table = table.drop(columns=unnamed)
-    return table[table.ne("").any(axis=1)]
-
-
-def is_csv(path: Path) -> bool:
-    """Whether a table is a CSV, by its name's ending."""
-    return Path(path).suffix.lower() == ".csv"
-
-
 def scan_names(table: pd.DataFrame) -> pd.Series:
     """Name each scan ``sub-<subject>[_ses-<session>]``."""
     return "sub-" + table["subject"] + table["session"].where(table["session"] == "", "_ses-" + table["session"])
@@ -234,7 +197,10 @@ def check_split_names(path: Path, table: pd.DataFrame) -> None:
 
 
 def resolve(manifest: Path, names: pd.Series) -> list[str]:
-    """Resolve the paths of a column against the manifest's folder; plain text, as ``Path`` takes five times as long."""
+    """Resolve the paths of a column against the manifest's folder, ``~`` as a user's home.
+
+    Plain text, as ``Path`` takes five times as long.
+    """
     folder, paths = str(manifest.parent), []
     for row, name in names.items():
         if name == "" and names.name == "t1w":
@@ -244,6 +210,7 @@ def resolve(manifest: Path, names: pd.Series) -> list[str]:
                 f"{manifest}, line {row + 2}: {name} leads out of the manifest's folder; "
                 "write an absolute path if it is meant."
             )
+        name = os.path.expanduser(name)
         paths.append(os.path.normpath(os.path.join(folder, name)) if name else "")
     return paths
 

@@ -76,7 +76,10 @@ def attempt(scan: dict, folder: Path, settings: dict) -> dict:
     except (MemoryError, OSError, NotInstalled):
         raise  # the machine's fault, not the scan's: the job fails, and the next run does what is left
     except Crash as crash:
-        reason = f"{scan['t1w']}: {crash}; the log says where. Look at the scan and export it again, or leave it out."
+        reason = (
+            f"{scan['t1w']}: {crash}; the log says where. Look at the scan and export it again, or leave it out; "
+            "snakemake --forcerun preprocess tries it as it is."
+        )
         record |= {"status": "excluded", "code": "crashed", "reason": one_line(reason)}
         identity = ""  # --forcerun preprocess tries it again, perhaps with other versions of the libraries
     except Exception as error:

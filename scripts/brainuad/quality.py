@@ -200,13 +200,15 @@ def draw(scans: pd.DataFrame, dataset: str) -> Figure:
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     top, text = figure.subfigures(2, 1, height_ratios=(heights[0] + heights[1], heights[2]))
     more = f" ({hidden} more not shown)" if hidden else ""
-    top.suptitle(f"{dataset}: {len(included)} scans included{more}, {len(excluded)} excluded", fontsize=11)
+    top.suptitle(
+        f"{dataset}: {len(included)} scans included{more}, {len(excluded)} excluded", fontsize=11, parse_math=False
+    )
     axes = list(top.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         axis.set_axis_off()
     for axis, row in zip(axes, shown.itertuples(), strict=False):
         draw_scan(axis, row)
-    text.text(0.01, 0.98, "\n".join(lines), fontsize=7, va="top", color=EXCLUDED)
+    text.text(0.01, 0.98, "\n".join(lines), fontsize=7, va="top", color=EXCLUDED, parse_math=False)
     return figure
 
 
@@ -219,7 +221,8 @@ def draw_scan(axis: Axes, row: tuple) -> None:
     excluded = row.status != "included"
     title = f"{row.scan}  r {row.correlation:.2f}  Dice {row.overlap:.2f}"
     title += "\nexcluded" if excluded else f"\n{row.outlier}" if row.outlier else ""
-    axis.set_title(title, fontsize=7, color=EXCLUDED if excluded else ODD if row.outlier else "black")
+    colour = EXCLUDED if excluded else ODD if row.outlier else "black"
+    axis.set_title(title, fontsize=7, color=colour, parse_math=False)
 
 
 def own_brain(folder: Path) -> np.ndarray:

@@ -18,7 +18,7 @@ __all__ = ["digest", "doubts", "read_lesion", "read_scan"]
 
 VOXEL_SIZE = (0.2, 6.0)  # mm
 FIELD_OF_VIEW = (80.0, 600.0)  # mm
-MOST_VOXELS = 2**29  # a head at 0.25 mm; two gigabytes in single precision
+MOST_VOXELS = 512**3  # a head at 0.5 mm; with the copies of it that a job holds, what the job may ask for
 LARGEST = 1e37  # of a voxel: single precision must hold differences and sums of a few
 LEAST_VOLUME = 0.5  # of a voxel, as a share of that of a box with its edges; a tilted gantry shears to 0.85
 AGREEMENT = 0.1  # largest difference between sform and qform that claim the same space: 6 degrees, or 10 % of a length
@@ -146,8 +146,11 @@ def load(path: str | Path) -> nibabel.Nifti1Image:
     shape = volume_shape(image)
     if len(shape) != 3:
         raise BadScan("dimensions", f"{path} has {image.ndim} axes {image.shape}: give one 3-D T1-weighted volume.")
-    if min(shape) < 2 or np.prod(shape, dtype=float) > MOST_VOXELS:
+    if min(shape) < 2:
         raise BadScan("dimensions", f"{path} has {shape} voxels, which no scan of a head has: {AGAIN}.")
+    if np.prod(shape, dtype=float) > MOST_VOXELS:
+        text = f"{path} has {shape} voxels, more than 512 x 512 x 512, for which a job has no memory: resample it"
+        raise BadScan("dimensions", f"{text}, or, if its header errs, {AGAIN}.")
     affine = image.affine
     with np.errstate(all="ignore"):
         share = abs(np.linalg.det(affine[:3, :3].astype(float))) / np.prod(voxel_sizes(affine))

@@ -102,7 +102,8 @@ def label_row(axis: Axes, label: str, sizes: Sequence[int]) -> None:
     """The model and the sizes beside the first heat map of a row."""
     axis.set_yticks(range(len(sizes)), [f"{size} px" for size in sizes])
     lines = textwrap.fill(label, 14)
-    axis.annotate(lines, (0, 0.5), (-30, 0), "axes fraction", "offset points", ha="right", va="center", fontsize=7.5)
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right", "va": "center"}
+    axis.annotate(lines, (0, 0.5), (-30, 0), **place, fontsize=7.5, parse_math=False)  # a label may hold a dollar
 
 
 def annotate(figure: Figure, axes: np.ndarray, measure: str, table: pd.DataFrame, simulated: bool) -> None:

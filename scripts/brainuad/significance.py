@@ -178,7 +178,7 @@ def rank_figure(ranks: pd.DataFrame, path: Path, settings: dict) -> None:
             axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
             axis.plot(row["rank"], place, "o", color=colour, markersize=5)
         labels = [settings["models"][name]["label"] or name for name in part["model"]]
-        axis.set_yticks(range(len(part)), labels, fontsize=8)
+        axis.set_yticks(range(len(part)), labels, fontsize=8, parse_math=False)  # a label may hold a dollar
         axis.set_xlim(0.5, len(settings["models"]) + 0.5)
         axis.grid(axis="x", color="0.9")
         axis.set_axisbelow(True)

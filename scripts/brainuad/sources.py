@@ -4,6 +4,7 @@ What of several files of one session counts, lesion masks, and what is known of 
 """
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +22,17 @@ DESCRIBING = PLACEHOLDERS[2:]  # all but subject and session
 
 
 class Summary(NamedTuple):
-    """What became of a dataset's scans, in a sentence, and whether none was left out."""
+    """What became of a dataset's scans."""
 
-    text: str
-    complete: bool
+    found: str
+    used: int
+    subjects: str
+    notes: list[str]  # what was left out, and why
+
+    @property
+    def text(self) -> str:
+        """All of it in a sentence."""
+        return "; ".join([f"{self.found}, used {self.used}{self.subjects}", *self.notes]) + "."
 
 
 def find_scans(datasets: dict[str, dict]) -> dict[str, Summary]:
@@ -48,10 +56,10 @@ def find_scans(datasets: dict[str, dict]) -> dict[str, Summary]:
 
 
 def list_files(jobs: dict[str, dict[str, pd.DataFrame]], datasets: dict[str, dict]) -> None:
-    """List the raw files of each preprocessing job, with size and time, in ``results/sources/``.
+    """List the raw files of each preprocessing job in ``results/sources/``: size, time and whether they may be read.
 
     So a job has one input in place of hundreds, each of which takes Snakemake a tenth of a millisecond. Still it is
-    made anew when one of its files is replaced, comes or goes: its list is another then.
+    made anew when one of its files is replaced, comes, goes or becomes readable: its list is another then.
 
     Args:
         jobs: the tables of scans by dataset and chunk.
@@ -60,9 +68,9 @@ def list_files(jobs: dict[str, dict[str, pd.DataFrame]], datasets: dict[str, dic
     for name, chunks in jobs.items():
         for chunk, table in chunks.items() if datasets[name]["phantom"] is None else ():
             paths = [path for column in ("t1w", "lesion") for path in table[column] if path]
-            found = [(path, *stamp(path)) for path in paths if stamp(path)]
-            rows = [f"{path}\t{size}\t{time}" for path, size, time in found]
-            write("\n".join(["path\tbytes\tmodified_ns", *rows, ""]), listing(name, chunk))
+            found = [(path, *stamp(path), os.access(path, os.R_OK)) for path in paths if stamp(path)]
+            rows = ["\t".join(map(str, row)) for row in found]
+            write("\n".join(["path\tbytes\tmodified_ns\treadable", *rows, ""]), listing(name, chunk))
 
 
 def text_of(table: pd.DataFrame) -> str:
@@ -71,12 +79,21 @@ def text_of(table: pd.DataFrame) -> str:
 
 
 def write(text: str, path: Path) -> None:
-    """Write a list, whole or not at all, unless it is there already."""
-    if path.exists() and path.read_bytes() == text.encode():
+    """Write a list, whole or not at all, unless it is there already.
+
+    Raises:
+        ManifestError: the name of a file is not UTF-8, which no table could hold.
+    """
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:
+        name = next(cell for cell in re.split(r"[\t\n]", text) if cell != cell.encode(errors="replace").decode())
+        raise ManifestError(f"The name of the file {name!a} is not UTF-8: rename it.") from None
+    if path.exists() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(text.encode())
+    part.write_bytes(content)
     part.replace(path)
 
 
@@ -110,12 +127,10 @@ def scan(dataset: str, entry: dict) -> tuple[pd.DataFrame, pd.DataFrame, Summary
         notes += add_participants(dataset, entry["columns"], participants, table)
     check_families(key, table)
     where = {"pattern": "by its pattern", "bids": "in its BIDS dataset"}[source]
-    text = (
-        f"{dataset}: found {count(len(table) + left['code'].ne('absent').sum(), 'scan')} {where}, used "
-        f"{len(table)}, of {count(table['subject'].nunique(), 'subject')} (the first is {table['scan'][0]}, "
-        f"{table['t1w'][0]})"
-    )
-    return table, left, Summary("; ".join([text, *notes]) + ".", not notes)
+    text = f"{dataset}: found {count(len(table) + left['code'].ne('absent').sum(), 'scan')} {where}"
+    first = f"(the first is {table['scan'][0]}, {table['t1w'][0]})"
+    subjects = f", of {count(table['subject'].nunique(), 'subject')} {first}"
+    return table, left, Summary(text, len(table), subjects, notes)
 
 
 def table_of(used: dict[tuple[str, str], Match]) -> pd.DataFrame:
@@ -273,28 +288,38 @@ def join_keys(subjects: pd.Series, listed: pd.Series) -> tuple[pd.Series, pd.Ser
     return numbers, listed.str.replace(r"^0+(?=[0-9])", "", regex=True)
 
 
-def summaries(scans: dict[str, pd.DataFrame], datasets: dict[str, dict], found: dict[str, Summary]) -> list[Summary]:
+def summaries(
+    scans: dict[str, pd.DataFrame],
+    kept: dict[str, pd.DataFrame],
+    datasets: dict[str, dict],
+    found: dict[str, Summary],
+) -> list[Summary]:
     """What was found, used and left out of each dataset that has scans of its own; looks at the disk.
 
     Args:
         scans: the scans by dataset.
+        kept: those of them that nobody decided to leave out.
         datasets: their entries.
         found: what ``find_scans`` says of those that it searched for.
     """
     said = []
     for name, table in scans.items():
-        if name in found:
-            said.append(found[name])
-            continue
-        subjects = count(table["subject"].nunique(), "subject")
-        if datasets[name]["phantom"] is not None:
-            said.append(Summary(f"{name}: {count(len(table), 'simulated scan')} of {subjects}.", True))
-            continue
-        missing = [path for path in table["t1w"] if stamp(path) is None]
-        text = (
-            f"{name}: found {count(len(table), 'scan')} of {subjects} in {datasets[name]['manifest']}, "
-            f"used {len(table) - len(missing)}"
-        )
-        notes = [left_out(missing, "files that do not exist")] if missing else []
-        said.append(Summary("; ".join([text, *notes]) + ".", not notes))
+        summary = found.get(name) or listed(name, table, datasets[name])
+        out = table[~table["scan"].isin(kept[name]["scan"])]
+        if len(out):
+            absent = sum(stamp(path) is None for path in out["t1w"]) if datasets[name]["manifest"] else 0
+            notes = [*summary.notes, left_out(list(out["scan"]), FAULTS["excluded"].meaning)]
+            summary = summary._replace(used=summary.used - len(out) + absent, notes=notes)
+        said.append(summary)
     return said
+
+
+def listed(dataset: str, table: pd.DataFrame, entry: dict) -> Summary:
+    """The summary of a dataset that is not searched for: simulated, or with a manifest."""
+    subjects = count(table["subject"].nunique(), "subject")
+    if entry["phantom"] is not None:
+        return Summary(f"{dataset}: {count(len(table), 'simulated scan')} of {subjects}", len(table), "", [])
+    missing = [path for path in table["t1w"] if stamp(path) is None]
+    text = f"{dataset}: found {count(len(table), 'scan')} of {subjects} in {entry['manifest']}"
+    notes = [left_out(missing, "files that do not exist")] if missing else []
+    return Summary(text, len(table) - len(missing), "", notes)
