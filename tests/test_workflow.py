@@ -383,6 +383,7 @@ def test_examples_are_not_drawn_from_a_grid_of_anomalies(tmp_path):
     assert "phantom_a_synthetic/map.npy" in planned
     assert "phantom_a_suite" not in planned
     del config["datasets"]["phantom_a_synthetic"]
+    config["maps"]["datasets"] = []
     write(tmp_path, config)
     assert "phantom_a_suite/map.npy" in snakemake(tmp_path, "-n", "results/figures/qualitative.png")
     del config["datasets"]["phantom_a_suite"]
@@ -711,6 +712,9 @@ def test_a_scan_that_was_trained_on_is_not_tested_on(study):
 
 @pytest.mark.workflow
 def test_a_decision_makes_anew_what_follows_and_no_more(study):
+    config = yaml.safe_load((study / "config/config.yaml").read_text())
+    del config["datasets"]["phantom_b"]["groups"]  # one subject of a group would be left, which is refused
+    write(study, config)
     dataset = study / "results/quality/phantom_b.tsv"
     subject = pd.read_csv(dataset, sep="\t", dtype=str)["subject"][0]
     (study / "config/exclusions.tsv").write_text(
@@ -724,11 +728,11 @@ def test_a_decision_makes_anew_what_follows_and_no_more(study):
     page = (study / "results/quality/phantom_b.html").read_text()
     for text in (page, (study / "results/report.html").read_text()):
         assert "By config/exclusions.tsv: moved" in text
-    assert "1 of 2 scans are used, 1 left out." in page
+    assert "3 of 4 scans are used, 1 left out." in page
     line = re.search("<code>(phantom_b\t[^<]+)</code>", page)[1]
     assert line.split("\t")[3] == "exclude", "of the scan that is still in"
     counted = pd.read_csv(study / "results/intake.tsv", sep="\t").set_index(["dataset", "code"])["scans"]
-    assert counted["phantom_b"].to_dict() == {"found": 2, "used": 1, "excluded": 1}
+    assert counted["phantom_b"].to_dict() == {"found": 4, "used": 3, "excluded": 1}
     assert "Nothing to be done" in snakemake(study, "results/report.html")
 
 
