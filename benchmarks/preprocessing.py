@@ -26,6 +26,7 @@ SITE = {"spacing": (1.0, 1.0, 1.0), "bias": 0.15, "noise": 0.02}
 PEER = "antspyx: N4 and affine registration, defaults, with the brain's mask"
 SETTINGS = {
     "resolution": 1.0,
+    "brain_extraction": {"method": "template", "command": None},
     "registration": {"transform": "affine", "spacing": 3.0},
     "bias_correction": {"spacing": 8.0, "iterations": [20, 20, 20], "tolerance": 1e-4},
     "normalization": {"low": 1.0, "high": 99.0},
