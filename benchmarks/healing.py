@@ -56,7 +56,7 @@ def measure_speed(batch: int, side: int, lengths: tuple[int, ...], rounds: int, 
     three, ten = ([row[-1] + computed_seconds(row, lengths, where) for row in passes] for where in places)
     share = median(guess / real for guess, real in zip(three, seconds[2], strict=True))
     goal = "Likelihood and healing of {:.0f} % of " + f"{side} × {side} codes, an image"
-    sizes = f"ours {batch} images at a time, {rounds} rounds"
+    sizes = f"ours {batch} images at a time"
     yield ratio(goal.format(3), PLAIN, 40, seconds[2], own[0], sizes)
     note = f"the loop's time computed from {len(lengths)} prefixes, {share:.2f} of the real one at 3 %"
     yield ratio(goal.format(10), PLAIN, 90, ten, own[1], note)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 __all__ = ["ROOT", "Row", "alternate", "main", "ratio", "table"]
 
+USUAL = 5  # rounds; of fewer a row says how many there were
 COLUMNS = ("goal", "against", "wanted", "measured", "spread", "verdict")
 
 
@@ -105,9 +106,9 @@ def ratio(goal: str, against: str, wanted: float, peer: list[float], ours: list[
     """The row of how many times the peer takes as long as ours; seconds of both by round, for equal work."""
     ratios = [theirs / own for theirs, own in zip(peer, ours, strict=True)]
     took = f"{figure(1000 * median(ours))} against {figure(1000 * median(peer))} ms"
-    return Row(
-        goal, against, wanted, median(ratios), min(ratios), max(ratios), note=f"{took}; {note}" if note else took
-    )
+    few = f"{len(ours)} round{'s' * (len(ours) > 1)}" if len(ours) < USUAL else ""
+    note = "; ".join(filter(None, (took, few, note)))
+    return Row(goal, against, wanted, median(ratios), min(ratios), max(ratios), note=note)
 
 
 def table(rows: list[Row]) -> str:

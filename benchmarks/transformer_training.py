@@ -56,7 +56,7 @@ def measure(
     encoded = "{:.3g} × where images are moved at random, so that ours encodes them in each step too"
     for against, theirs, wanted in ((PLAIN, slow, 9), (FLASH, fast, 1.15)):
         share = median(peer / ours for peer, ours in zip(theirs, encoding, strict=True))
-        note = f"images as they are, encoded once; {encoded.format(share)}; {rounds} rounds"
+        note = f"images as they are, encoded once; {encoded.format(share)}"
         yield ratio(goal, against, wanted, theirs, own, note)
     yield same
 
