@@ -12,6 +12,7 @@ from brainuad.manifest import (
     split_of,
     splits,
 )
+from brainuad.spreadsheet import read_table
 
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
@@ -119,6 +120,12 @@ def test_lines_are_counted_as_an_editor_does(tmp_path):
         read_manifest(path)
     with pytest.raises(ManifestError, match="is not a tab-separated table"):
         read_manifest(write(tmp_path, 'subject\tt1w\tsite\n01\ta.nii\t"one\n02\tb.nii\ttwo\n'))
+
+
+def test_columns_of_one_name_stay_apart(tmp_path):
+    (tmp_path / "scans.tsv").write_text("subject\tscore\tscore\tscore\t\n01\t1\t2\t3\t\n")
+    table = read_table(tmp_path / "scans.tsv")
+    assert table.iloc[0].to_dict() == {"subject": "01", "score": "1", "score.1": "2", "score.2": "3"}
 
 
 def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch):

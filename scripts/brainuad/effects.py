@@ -96,7 +96,7 @@ def welch(group: Moments, reference: Moments) -> Welch:
 
 
 def adjusted(p: np.ndarray) -> np.ndarray:
-    """P-values after Benjamini and Hochberg (1995): called found below 0.05, one in twenty of the found is false.
+    """P-values after Benjamini and Hochberg (1995): of those found (below 0.05) one in twenty is false on average.
 
     Args:
         p: of any shape; NaN stays and is not counted as a test.

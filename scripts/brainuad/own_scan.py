@@ -171,22 +171,14 @@ class OwnScans:
         try:
             record = attempt(scan, work / "scan", self.preprocessing)
             if record["status"] != "included":
-                code = record["code"]
-                row = {
-                    "scan": name,
-                    "status": "failed",
-                    "code": code,
-                    "reason": reworded(public(code, record["reason"])),
-                }
-                return row, f"failed ({code}): {reworded(record['reason'])}"
+                code, reason = record["code"], reworded(record["reason"])
+                return failed_row(name, code, reworded(public(code, record["reason"]))), f"failed ({code}): {reason}"
             row = {**record, **self.score(name, path, work / "scan", out)}
-        except (
-            Exception
-        ) as error:  # of memory or disk, too: other scans may be smaller, and those done are to be listed
+        except Exception as error:
+            # Of memory or disk, too: other scans may be smaller, and those done are to be listed.
             clear_maps(out, name)
             code, reason = failure(error)
-            row = {"scan": name, "status": "failed", "code": code, "reason": reason.replace(str(path), "the scan")}
-            return row, f"failed ({code}): {reason}"
+            return failed_row(name, code, reason.replace(str(path), "the scan")), f"failed ({code}): {reason}"
         warnings = self.warnings(record)
         row |= {"scan": name, "status": "scored", "warnings": "; ".join(warnings)}
         lines = ["scored", *(f"    warning: {warning}" for warning in warnings)]
@@ -262,6 +254,11 @@ class OwnScans:
             if record[name] < known["quality"][key]:
                 said.append(f"{name} {record[name]:.3g} is below {known['quality'][key]:g}: a study would leave it out")
         return [text for text in said if text]
+
+
+def failed_row(name: str, code: str, reason: str) -> dict:
+    """The table's row of a scan without maps."""
+    return {"scan": name, "status": "failed", "code": code, "reason": reason}
 
 
 def failure(error: Exception) -> tuple[str, str]:

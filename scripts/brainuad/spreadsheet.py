@@ -64,12 +64,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def names_of(header: list[str]) -> list[str]:
     """The names of the columns; those without one, or with one that is there already, are made unlike any other."""
-    names: list[str] = []
-    for place, name in enumerate(header):
-        name = name or f"Unnamed: {place}"
-        again = names.count(name)
-        names.append(f"{name}.{again}" if again else name)
-    return names
+    names = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
+    again = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{name}.{times}" if times else name for name, times in zip(names, again, strict=True)]
 
 
 def even(path: Path, number: int, cells: list[str], header: list[str]) -> list[str]:
