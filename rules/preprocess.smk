@@ -79,6 +79,7 @@ rule quality:
     params:
         settings=lookup("quality", within=config),
         simulated=lookup("simulated", within=config),
+        heights=config["samples"]["positions"] if len(config["samples"]["size"]) == 2 else [],
         decisions=dataset_decisions,
     script:
         "../scripts/quality.py"

@@ -10,6 +10,6 @@ from brainuad.quality import quality
 from brainuad.quality_page import quality_page
 
 chunks, (table, montage, page) = ([Path(name) for name in names] for names in (snakemake.input, snakemake.output))
-settings = {**snakemake.params.settings, "simulated": snakemake.params.simulated}
+settings = {**snakemake.params.settings, "simulated": snakemake.params.simulated, "heights": snakemake.params.heights}
 scans = quality(chunks, table, montage, snakemake.wildcards.dataset, settings, snakemake.params.decisions)
 quality_page(scans, page, montage, snakemake.wildcards.dataset, settings)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
+from scipy.ndimage import map_coordinates
 
 from brainuad.exclusions import read_decisions
 from brainuad.faults import FAULTS
@@ -27,8 +28,10 @@ from brainuad.quality import (
     read_chunk,
     robust_z,
     volume,
+    with_slices,
 )
 from brainuad.quality_page import IN_DARK, RED_DARK, outlines, quality_page, strips
+from brainuad.samples import frame_coordinates
 
 SETTINGS = {"min_correlation": 0.5, "min_overlap": 0.8, "outlier_z": 3.5}
 
@@ -113,6 +116,25 @@ def test_job_excludes_flags_and_draws(chunks, tmp_path, capsys):
     assert montage.read_bytes()[:4] == b"\x89PNG"
     assert montage.stat().st_size > 20_000
     assert "7 of 9 scans included, 1 flagged" in capsys.readouterr().out
+
+
+def test_a_scan_without_brain_at_a_slice_is_left_out(chunks, tmp_path, rng):
+    path = chunks[0].parent / "sub-002/mask.nii.gz"
+    image = nibabel.load(path)
+    mask = np.asarray(image.dataobj).copy()
+    mask[..., 33:] = 0
+    nibabel.save(nibabel.Nifti1Image(mask, image.affine), path)
+    settings = SETTINGS | {"heights": [8, 58, 59, 62.5]}
+    result = quality(chunks, tmp_path / "site.tsv", tmp_path / "site.png", "site", settings, {})
+    assert result["code"].tolist() == ["", "", "slices", "", "", "", "correlation", "", "unreadable"]
+    assert (
+        "No brain at z = 58, 59, 62.5 mm" in result["reason"][2]
+    )  # 58 is midway: cut from the plane above, as slices are
+    frame = {"size": [2, 2], "spacing": 4, "centre": [0, 0, 0]}
+    for z in rng.uniform(-40, 90, 200).round(1):
+        cut = map_coordinates(mask, frame_coordinates(frame, z, image.affine), order=0)
+        left = with_slices(pd.concat([read_chunk(chunk) for chunk in chunks]), [z])["code"].eq("slices")
+        assert left.iloc[2] == (not cut.any())
 
 
 def judged(chunks, decisions, **changes):

@@ -85,8 +85,8 @@ def test_volumes_follow_from_three_sizes(dataset):
     assert np.array_equal(made.lesion[1, 0].any((0, 1)), z > 8)
 
 
-def test_a_slice_without_brain_names_scan_and_key(dataset):
-    with pytest.raises(ValueError, match=r"sub-A_ses-1 .* no brain at z = 200 mm: change `samples.positions`"):
+def test_a_slice_without_brain_names_scan_and_keys(dataset):
+    with pytest.raises(ValueError, match=r"sub-A_ses-1 .* no brain at z = 200 mm within the frame: change"):
         make(dataset, {**SETTINGS, "positions": [200]})
 
 

@@ -112,6 +112,7 @@ FAULTS = {
             "too little overlap with the template's brain: wrong mask or registration",
             judged="it is used as it is",
         ),
+        Fault("slices", "preprocessing", "no brain at the height of a slice that `samples.positions` asks for"),
         Fault(
             "duplicate",
             "preprocessing",

@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 
 from brainuad.faults import public
 
-__all__ = ["bias_range", "correlation", "deviations", "judge", "overlap", "quality", "robust_z", "volume"]
+__all__ = [
+    "bias_range",
+    "correlation",
+    "deviations",
+    "judge",
+    "overlap",
+    "quality",
+    "robust_z",
+    "volume",
+    "with_slices",
+]
 
 # Which side of the median is suspicious: -1 low, 1 high, 0 both.
 MEASURES = {"correlation": -1, "overlap": -1, "brain_volume_ml": 0, "bias_range": 1}
@@ -83,7 +93,7 @@ def quality(
             the measures that are outliers of the dataset.
         montage: PNG to write.
         settings: the ``quality`` section: ``min_correlation``, ``min_overlap``, ``outlier_z``; with ``simulated`` the
-            picture says so.
+            picture says so; ``heights`` of the slices to be cut, z in mm: each must show brain.
         decisions: ``decision`` (exclude or include) and ``reason`` of the scans about which a person decided.
 
     Returns:
@@ -92,7 +102,8 @@ def quality(
     Raises:
         ValueError: no scan is left.
     """
-    scans = judge(pd.concat([read_chunk(chunk) for chunk in chunks], ignore_index=True), settings, decisions)
+    scans = pd.concat([read_chunk(chunk) for chunk in chunks], ignore_index=True)
+    scans = judge(with_slices(scans, settings.get("heights", [])), settings, decisions)
     included = scans["status"].eq("included")
     if not included.any():
         raise ValueError(
@@ -114,6 +125,21 @@ def read_chunk(path: Path) -> pd.DataFrame:
     for name in MEASURES:
         table[name] = pd.to_numeric(table[name])
     return table.assign(folder=[path.parent / scan for scan in table["scan"]])
+
+
+def with_slices(scans: pd.DataFrame, heights: Sequence[float]) -> pd.DataFrame:
+    """A copy in which scans that have no brain at one of the heights, z in mm, are left out."""
+    scans = scans.copy()
+    for row in scans[scans["status"].eq("included")].itertuples() if heights else ():
+        mask = nibabel.load(row.folder / "mask.nii.gz")
+        planes = np.linalg.solve(mask.affine, [[0] * len(heights)] * 2 + [heights, [1] * len(heights)])[2]
+        found = np.flatnonzero(np.asarray(mask.dataobj).any(axis=(0, 1)))
+        bare = [z for z, plane in zip(heights, np.floor(planes + 0.5), strict=True) if plane not in found]
+        if bare:
+            where = ", ".join(f"{z:g}" for z in bare)
+            reason = f"No brain at z = {where} mm: look at the montage, or change `samples.positions` for all scans."
+            exclude(scans, row.Index, "slices", reason)
+    return scans
 
 
 def judge(scans: pd.DataFrame, settings: dict, decisions: dict[str, dict]) -> pd.DataFrame:

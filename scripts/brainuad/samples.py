@@ -27,7 +27,7 @@ def samples(dataset: str, entry: dict, quality: Path, scans: Path, output: Path,
         seed: of the split.
 
     Raises:
-        ValueError: a slice holds no brain.
+        ValueError: what was cut holds no brain, although the scan does at that height.
     """
     status = pd.read_csv(quality, sep="\t", dtype=str, keep_default_na=False).set_index("scan")["status"]
     table = read_scans(dataset, entry)
@@ -39,8 +39,8 @@ def samples(dataset: str, entry: dict, quality: Path, scans: Path, output: Path,
         for position, arrays in cut(scans / row["scan"], settings, positions):
             if not arrays[1].any():
                 raise ValueError(
-                    f"{row['scan']} of dataset {dataset} has no brain at z = {position} mm: "
-                    "change `samples.positions` or exclude the scan."
+                    f"{row['scan']} of dataset {dataset} has no brain at z = {position} mm within the frame: "
+                    "change `samples.centre` and `samples.size`, or exclude the scan."
                 )
             writer.add(*arrays, {**row, "position": position})
     writer.close()
