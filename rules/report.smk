@@ -42,6 +42,7 @@ rule report:
             file=["reconstruction.npy", "table.tsv"],
         ),
         responses=response_figures(),
+        maps=map_tables(),
         groups=compared_groups("groups.tsv"),
         compared=[
             path

@@ -172,6 +172,24 @@ def test_the_pages_of_quality_control_are_linked(study, tmp_path):
     assert '<a href="quality/ixi.html">ixi</a>, <a href="quality/hcp.html">hcp</a>.' in page
 
 
+def test_the_maps_of_scans_are_linked(study, tmp_path):
+    tables = []
+    for model, files in (("vqvae", ("sub-1.html", "sub-1.png", "sub-2.png")), ("rae", ())):
+        table = tmp_path / f"results/maps/ixi/{model}/seed-1/table.tsv"
+        (table.parent / "figures").mkdir(parents=True)
+        for name in files:
+            (table.parent / "figures" / name).touch()
+        pd.DataFrame({"scan": ["sub-2", "sub-1"]}).to_csv(table, sep="\t", index=False)
+        tables.append(table)
+    section = report_scans.images(Study(study.settings, {"maps": tables}))
+    assert [block.summary for block in section.blocks[1:]] == [f"ixi by {study.look['vqvae'].label}, seed 1: 2 scans"]
+    folder = "maps/ixi/vqvae/seed-1/figures"
+    links = [("sub-1", f"{folder}/sub-1.html"), ("sub-2", f"{folder}/sub-2.png")]
+    assert section.blocks[1].blocks[0].targets == links
+    report(tmp_path / "report.html", {**study.files, "maps": tables}, study.settings)
+    assert f'<a href="{folder}/sub-1.html">sub-1</a>' in (tmp_path / "report.html").read_text()
+
+
 def test_with_no_files_at_all_there_is_a_page(study, tmp_path):
     report(tmp_path / "page.html", {}, {**study.settings, "simulated": False})
     text = (tmp_path / "page.html").read_text()

@@ -59,8 +59,9 @@ def report(page: Path, files: dict[str, list[Path]], settings: dict) -> None:
             (``model.json``); per model, seed and dataset ``score`` (``…/{model}/{seed}/{dataset}/map.npy``),
             ``subjects`` and ``curves`` (``…/{model}/{seed}/{dataset}.….tsv``); pictures ``qualitative``,
             ``learning_curves`` and ``responses``; ``manifests``; ``digests`` of
-            the samples' images (``…/{dataset}/images.sha256``); ``groups`` (``…/{dataset}/{model}/{seed}/groups.tsv``,
-            the other files of the comparison beside it).
+            the samples' images (``…/{dataset}/images.sha256``); ``maps``
+            (``…/{dataset}/{model}/seed-{seed}/table.tsv``, ``figures`` of the scans beside it); ``groups``
+            (``…/{dataset}/{model}/{seed}/groups.tsv``, the other files of the comparison beside it).
         settings: see :class:`brainuad.report_study.Study`.
     """
     study = Study(
@@ -78,6 +79,7 @@ def report(page: Path, files: dict[str, list[Path]], settings: dict) -> None:
         qualitative(study),
         scans.best_and_worst(study),
         scans.false_positives(study),
+        scans.images(study),
         report_groups.groups(study),
         costs(study),
         provenance(study),

@@ -14,7 +14,7 @@ from brainuad.report_study import Study, read
 from brainuad.resampling import draws, interval
 from brainuad.sample_set import SampleSet
 
-__all__ = ["best_and_worst", "false_positives", "quality"]
+__all__ = ["best_and_worst", "false_positives", "images", "quality"]
 
 DETECTION, SIMILARITY = "average_precision/brain/subjects", "ssim/brain/images"
 FALSE_POSITIVES, TARGET = "false_positive_rate_5/brain/subjects", 0.05
@@ -25,6 +25,10 @@ CASES = (
     "it has an anomaly (outlined), by SSIM among all healthy scans. Of several slices of a scan, that with most "
     "anomaly or the middle one is shown. Maps of one picture share their colours, from 0 to the "
     f"{report_figures.PERCENTILE:g}th percentile."
+)
+IMAGES = (
+    "Anomaly map, reconstruction and z-score of each scan as NIfTI, in template space and on the grid of the scan "
+    "itself. Pages and pictures lie beside this report."
 )
 RESAMPLES = 2000
 
@@ -87,6 +91,21 @@ def left_out(tables: dict[str, pd.DataFrame]) -> list:
         table = Table(["Dataset", "Scan", "Odd measures (robust z)"], odd)
         blocks.append(Details(f"{len(odd)} scans that are in though a measure is odd", [table]))
     return blocks
+
+
+def images(study: Study) -> Section:
+    """What leads to the maps that were written as images: of each scan its page or picture, beside the report."""
+    blocks: list = []
+    for path in study.paths("maps"):
+        dataset, model, seed = path.parts[-4:-1]
+        folder, links = "/".join(("maps", dataset, model, seed, "figures")), []
+        for scan in sorted(read(path)["scan"]):
+            kinds = [kind for kind in ("html", "png") if (path.parent / "figures" / f"{scan}.{kind}").is_file()]
+            links += [(scan, f"{folder}/{scan}.{kind}") for kind in kinds[:1]]
+        title = f"{dataset} by {study.look[model].label}, {seed.replace('-', ' ')}"
+        if links:
+            blocks.append(Details(f"{title}: {len(links)} scans", [Links(f"In {Path(folder).parent}:", links)]))
+    return Section("images", "Maps of each scan", [Paragraph(IMAGES), *blocks] if blocks else [])
 
 
 def best_and_worst(study: Study) -> Section:
