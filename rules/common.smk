@@ -10,7 +10,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from brainuad.configuration import check, is_floor, model_digest
-from brainuad.exclusions import FILE, counted, read_decisions, without_excluded
+from brainuad.exclusions import FILE, counted, decided, read_decisions, without_excluded
 from brainuad.leakage import check_people, people
 from brainuad.manifest import check_splits, chunks, listing, read_datasets
 from brainuad.published import check_published
@@ -70,9 +70,9 @@ def scan_rows(wildcards):
     """The scans of one preprocessing job, with what the dataset declares and a person decided about them."""
     dataset, columns = wildcards.dataset, ["scan", "subject", "session", "t1w", "lesion"]
     declared = {"skull_stripped": config["datasets"][dataset]["skull_stripped"]}
-    included = {scan for scan, entry in decisions[dataset].items() if entry["decision"] == "include"}
+    included, unread = decided(dataset, decisions[dataset])
     rows = jobs[dataset][wildcards.chunk][columns].to_dict("records")
-    return [{**row, **declared, "include": row["scan"] in included} for row in rows]
+    return [{**row, **declared, "include": row["scan"] in included, "exclude": row["scan"] in unread} for row in rows]
 
 
 def dataset_decisions(wildcards):

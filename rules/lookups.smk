@@ -29,7 +29,9 @@ def training_trunk(wildcards):
 
 def scan_source(wildcards):
     """What decides which scans a dataset has and how they are split: what else it says of them cuts none anew."""
-    return {key: config["datasets"][wildcards.dataset][key] for key in ("manifest", "phantom", "split")}
+    entry = config["datasets"][wildcards.dataset]
+    groups = {"reference": entry["groups"]["reference"]} if entry["groups"] else None
+    return {**{key: entry[key] for key in ("manifest", "phantom", "split")}, "groups": groups}
 
 
 def preprocessing_settings(wildcards):

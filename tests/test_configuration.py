@@ -82,7 +82,13 @@ def test_a_tilde_is_the_home_of_the_user(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     study = copy.deepcopy(STUDY)
     study["datasets"]["site_a"]["manifest"] = "~/lists/a.tsv"
-    assert check(study, SCHEMA)["datasets"]["site_a"]["manifest"] == "/home/somebody/lists/a.tsv"
+    study["datasets"]["site_a"]["groups"] = {"reference": "control", "regions": "~/atlas.nii", "names": "~/atlas.tsv"}
+    study["models"]["vqvae"]["weights"] = "~/vqvae/model.safetensors"
+    checked = check(study, SCHEMA)
+    assert checked["datasets"]["site_a"]["manifest"] == "/home/somebody/lists/a.tsv"
+    assert checked["datasets"]["site_a"]["groups"]["regions"] == "/home/somebody/atlas.nii"
+    assert checked["datasets"]["site_a"]["groups"]["names"] == "/home/somebody/atlas.tsv"
+    assert checked["models"]["vqvae"]["weights"] == "/home/somebody/vqvae/model.safetensors"
 
 
 def test_a_grid_is_filled_in_and_the_kinds_are_those_of_the_library():

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from brainuad.exclusions import counted, read_decisions, without_excluded
+from brainuad.exclusions import counted, decided, read_decisions, without_excluded
 from brainuad.manifest import ManifestError, scan_names
 from conftest import ROOT
 
@@ -25,19 +25,28 @@ def decide(tmp_path, study, text):
     return read_decisions(path, study)
 
 
+def test_what_was_preprocessed_before_it_was_left_out_changes_no_job(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record = tmp_path / "results/preprocess/site/sub-02/quality.json"
+    record.parent.mkdir(parents=True)
+    record.touch()
+    decisions = {f"sub-0{i}": {"decision": which} for i, which in enumerate(["include", "exclude", "exclude"])}
+    assert decided("site", decisions) == ({"sub-00"}, {"sub-01"})
+
+
 def test_a_line_is_for_a_session_or_for_all(tmp_path, study):
     text = "site\t01\t\texclude\tmoved\nsite\tsub-02\t\tinclude\tn/a\nixi\tIXI012\t\texclude\t\n"
-    decided = decide(tmp_path, study, HEADER + text)
+    known = decide(tmp_path, study, HEADER + text)
     excluded = {"decision": "exclude", "reason": "moved"}
-    assert decided["site"] == {
+    assert known["site"] == {
         "sub-01_ses-1": excluded,
         "sub-01_ses-2": excluded,
         "sub-02": {"decision": "include", "reason": ""},
     }
-    assert [len(table) for table in without_excluded(study, decided).values()] == [1, 0]
-    assert counted(decided) == "By config/exclusions.tsv: 2 of site excluded, 1 of site included, 1 of ixi excluded."
-    decided = decide(tmp_path, study, "dataset\tsubject\tsession\tdecision\nsite\t01\tses-2\texclude\n")
-    assert list(decided["site"]) == ["sub-01_ses-2"]
+    assert [len(table) for table in without_excluded(study, known).values()] == [1, 0]
+    assert counted(known) == "By config/exclusions.tsv: 2 of site excluded, 1 of site included, 1 of ixi excluded."
+    known = decide(tmp_path, study, "dataset\tsubject\tsession\tdecision\nsite\t01\tses-2\texclude\n")
+    assert list(known["site"]) == ["sub-01_ses-2"]
 
 
 def test_without_the_file_nothing_is_decided(tmp_path, study):

@@ -174,7 +174,7 @@ def test_false_discoveries_stay_below_their_rate():
 
 def test_sessions_are_one_value_a_subject(tmp_path):
     table = people(6, 6)
-    again = table[table["subject"] == "p00"].assign(session="2", age="80,5")
+    again = table[table["subject"] == "p00"].assign(session="2", age="80.5")
     maps = {"": 1.0, "2": 3.0}
     table = pd.concat([table, again], ignore_index=True)
     tables = run(tmp_path, table, lambda row: (brain() * (maps[row.session] + 0.01 * len(row.subject))).astype("f4"))

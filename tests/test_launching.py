@@ -162,7 +162,7 @@ def test_the_loss_of_one_process_is_no_exception_of_the_training(tmp_path, cohor
     threading.Thread(target=kill).start()
     with pytest.raises(LaunchError, match="ended as FAILED without a result") as error:
         launch(arguments(tmp_path / "run", cohort, epochs=100_000), local(tasks_per_node=2))
-    assert "all_reduce" in str(error.value)
+    assert "gloo" in str(error.value) or "all_reduce" in str(error.value)  # whichever the other process was in
 
 
 def test_a_job_that_is_cancelled_while_it_stops_is_not_requeued(monkeypatch):

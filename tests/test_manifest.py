@@ -92,8 +92,30 @@ def test_a_csv_is_read_as_spreadsheets_write_it(tmp_path):
     with pytest.raises(ManifestError, match="separated by a comma"):
         read_manifest(path)
     path.write_bytes("subject,t1w\n01,\xe9.nii\n".encode("latin-1"))
-    with pytest.raises(ManifestError, match="is not a comma-separated table"):
+    with pytest.raises(ManifestError, match=r"is not text in UTF-8 .* save it from the spreadsheet as CSV UTF-8"):
         read_manifest(path)
+
+
+def test_an_age_may_have_a_decimal_comma(tmp_path):
+    path = tmp_path / "manifest.csv"
+    path.write_text("subject;t1w;age\n01;a.nii;71,5\n02;b.nii;64\n03;c.nii;n/a\n")
+    assert list(read_scans("site", entry(manifest=str(path)))["age"]) == ["71.5", "64", ""]
+
+
+def test_nothing_is_learnt_from_patients(tmp_path):
+    path = write(
+        tmp_path,
+        "subject\tsession\tt1w\tgroup\tfamily\tsplit\n"
+        "01\t1\ta\tcontrol\t\t\n01\t2\tb\tpatient\t\t\n02\t\tc\tcontrol\tf1\t\n03\t\td\tpatient\tf1\t\n"
+        "04\t\te\tcontrol\t\t\n05\t\tf\t\t\t\n06\t\tg\tpatient\t\ttrain\n",
+    )
+    split = {"train": 1.0, "validation": 0.0, "test": 0.0}
+
+    def drawn(groups):
+        return splits(read_scans("site", entry(manifest=str(path), groups=groups)), split, 1)
+
+    assert drawn({"reference": "control"}) == ["test", "test", "test", "test", "train", "test", "train"]
+    assert drawn(None) == drawn({"reference": "healthy"}) == ["train"] * 7
 
 
 @pytest.mark.parametrize(("ending", "mark"), [("tsv", "\t"), ("csv", ","), ("csv", ";")])

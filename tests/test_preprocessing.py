@@ -60,6 +60,15 @@ def volume(shape=(60, 70, 60)):
     return np.indices(shape).sum(0).astype(np.float32)
 
 
+def test_a_scan_that_is_left_out_is_not_even_read(tmp_path, capsys):
+    rows = [entry("a", "x" * 300) | {"exclude": True}, entry("b", tmp_path / ("x" * 300))]
+    preprocess(rows, tmp_path, tmp_path / "table.tsv", SETTINGS)
+    table = read_table(tmp_path / "table.tsv")
+    assert list(table["code"]) == ["excluded", "unreadable"]
+    assert not (tmp_path / "sub-a").exists(), "to be read if somebody decides otherwise"
+    assert "[1/2] sub-a excluded (excluded): By config/exclusions.tsv." in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     """One simulated anatomy stored as RAS (with a lesion) and PSR, between two broken files; preprocessed."""

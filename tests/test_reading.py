@@ -1,6 +1,7 @@
 """Files of scans, whole, odd and broken: each becomes a finite 3-D volume, or is refused by code and sentence."""
 
 import gzip
+import os
 
 import nibabel
 import numpy as np
@@ -94,6 +95,33 @@ def test_a_trailing_axis_and_a_few_negative_voxels_are_forgiven(tmp_path):
     assert np.array_equal(scan.get_fdata(), array.clip(0))
     standardised = read_scan(save(array - 90, tmp_path / "z.nii.gz"))
     assert np.array_equal(standardised.get_fdata(), array + 2)
+
+
+@pytest.mark.parametrize("air", [0, 10, 40])
+def test_a_standardised_brain_keeps_its_dark_half_however_much_air_is_around_it(tmp_path, air, rng):
+    brain = np.linalg.norm(np.indices((60, 60, 60)) - 30, axis=0) < 25
+    array = np.zeros(brain.shape, np.float32)
+    array[brain] = rng.normal(size=brain.sum())
+    padded = np.pad(array, air)
+    scan = read_scan(save(padded, tmp_path / "z.nii.gz")).get_fdata()
+    assert scan.min() == 0
+    assert np.allclose(scan - scan.max(), padded - padded.max(), atol=1e-5), "moved, not cut"
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_bad_scan(tmp_path, monkeypatch):
+    with pytest.raises(BadScan, match=r"x\.nii cannot be read \(File name too long\): copy") as error:
+        read_scan(tmp_path / ("x" * 300 + ".nii"))
+    assert error.value.code == "unreadable"
+    path, look = save(volume(), tmp_path / "locked.nii"), os.stat
+
+    def refuse(name, **options):
+        if str(name) == str(path):
+            raise PermissionError(13, "Permission denied")
+        return look(name, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(BadScan, match=r"locked\.nii cannot be read \(you may not read it\)"):
+        read_scan(path)
 
 
 def test_lesions_must_lie_on_the_scans_grid(tmp_path):

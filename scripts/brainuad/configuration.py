@@ -47,7 +47,10 @@ def check(config: dict, schema: Path) -> dict:
     filled = fill(config, rules)
     filled["simulated"] = filled["simulated"] or any(entry["phantom"] for entry in filled["datasets"].values())
     for entry in filled["datasets"].values():
-        entry |= {key: os.path.expanduser(entry[key]) for key in ("manifest", "participants") if entry[key]}
+        for section, keys in ((entry, ("manifest", "participants")), (entry["groups"] or {}, ("regions", "names"))):
+            section |= {key: os.path.expanduser(section[key]) for key in keys if section.get(key)}
+    for entry in filled["models"].values():
+        entry["weights"] = entry["weights"] and os.path.expanduser(entry["weights"])
     check_datasets(filled)
     check_samples(filled)
     check_models(filled)

@@ -79,6 +79,16 @@ def counted(decided: dict[str, dict[str, dict]]) -> str:
     return f"By {FILE}: {', '.join(said)}." if said else ""
 
 
+def decided(dataset: str, decisions: dict[str, dict]) -> tuple[set[str], set[str]]:
+    """The scans to take in spite of doubts, and those not even to read.
+
+    One that is left out after it was preprocessed is not among the latter: its record stands, and no job changes.
+    """
+    by = {which: {scan for scan, entry in decisions.items() if entry["decision"] == which} for which in DECISIONS}
+    done = {scan for scan in by["exclude"] if Path(f"results/preprocess/{dataset}/{scan}/quality.json").is_file()}
+    return by["include"], by["exclude"] - done
+
+
 def without_excluded(scans: dict[str, pd.DataFrame], decided: dict[str, dict[str, dict]]) -> dict[str, pd.DataFrame]:
     """The scans that nobody decided to leave out."""
     kept = {}

@@ -188,7 +188,7 @@ def gathered(rows: pd.DataFrame, grid: nibabel.Nifti1Image, atlas: Atlas | None)
 
 def description(own: pd.DataFrame) -> dict:
     """What is known of a subject from its sessions: the mean age, and what they agree in."""
-    ages = pd.to_numeric(own["age"].str.replace(",", "."), errors="coerce")  # as some spreadsheets write decimals
+    ages = pd.to_numeric(own["age"], errors="coerce")
     agreed = {name: own[name].iloc[0] if own[name].nunique() == 1 else "" for name in ("group", "sex", "site")}
     return {"group": agreed["group"], "age": ages.mean(), "sex": agreed["sex"], "site": agreed["site"]}
 

@@ -59,10 +59,28 @@ def read_scans(dataset: str, entry: dict) -> pd.DataFrame:
         ManifestError: the manifest is missing, malformed or empty; or no list was written.
     """
     if entry["phantom"] is not None:
-        return phantom_scans(dataset, entry["phantom"])
-    if entry["manifest"] is None:
-        return read_listing(dataset)
-    return read_manifest(Path(entry["manifest"]))
+        table = phantom_scans(dataset, entry["phantom"])
+    elif entry["manifest"] is None:
+        table = read_listing(dataset)
+    else:
+        table = read_manifest(Path(entry["manifest"]))
+    table["age"] = table["age"].str.replace(
+        r"^(\d+),(\d+)$", r"\1.\2", regex=True
+    )  # as some spreadsheets write decimals
+    return patients_tested(table, entry["groups"]["reference"]) if entry.get("groups") else table
+
+
+def patients_tested(table: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """A copy in which no model learns from patients, nor takes them for healthy.
+
+    Who is of another group than the reference in any session falls, with the family, into the split ``test``, where
+    the column ``split`` says nothing else.
+    """
+    if not table["group"].eq(reference).any():
+        return table  # a wrong name, which the check of the groups tells
+    units = table["family"].where(table["family"] != "", table["subject"])
+    ill = units.isin(units[table["group"].ne(reference)])
+    return table.assign(split=table["split"].mask(ill & table["split"].eq(""), "test"))
 
 
 def listing(dataset: str, chunk: str = "") -> Path:

@@ -23,7 +23,7 @@ from brainuad.reading import digest, doubts, read_lesion, read_scan
 
 __all__ = ["preprocess"]
 
-VERSION = 4  # raise it when the same scan and settings give other results: finished scans are then done again
+VERSION = 5  # raise it when the same scan and settings give other results: finished scans are then done again
 ALIGNMENT = 4.0  # mm: voxels of the correlation with the template, whose average brain has no finer folds
 IMAGES = ("t1w.nii.gz", "mask.nii.gz")
 LESION = "lesion.nii.gz"
@@ -44,8 +44,8 @@ def preprocess(scans: list[dict], folder: Path, table: Path, settings: dict) -> 
     first takes images there, the second back); quality.json, written last. An excluded scan has quality.json alone.
 
     Args:
-        scans: dicts of scan, subject, session, t1w, lesion (path, or empty), skull_stripped (None recognises it) and
-            include (whether a person decided to take it in spite of doubts).
+        scans: dicts of scan, subject, session, t1w, lesion (path, or empty), skull_stripped (None recognises it),
+            include (whether a person decided to take it in spite of doubts) and exclude (or not even to read it).
         folder: where the scans' folders go.
         table: TSV with one row a scan, in the order given.
         settings: the ``preprocessing`` section.
@@ -55,11 +55,17 @@ def preprocess(scans: list[dict], folder: Path, table: Path, settings: dict) -> 
         target = Path(folder) / scan["scan"]
         row = finished(target, fingerprint(scan, settings), scan.get("include", False))
         note = " (finished before)" if row else ""
-        row = row or attempt(scan, target, settings)
+        row = row or (set_aside(scan) if scan.get("exclude") else attempt(scan, target, settings))
         print(f"[{number}/{len(scans)}] {scan['scan']} {summary(row)}{note}", flush=True)
         rows.append({**row, **{key: "x".join(map(str, row[key])) for key in ("spacing", "shape") if key in row}})
     text = pd.DataFrame(rows).reindex(columns=list(TABLE)).to_csv(sep="\t", index=False)
     write(Path(table), text)
+
+
+def set_aside(scan: dict) -> dict:
+    """The row of a scan that a person left out before it was read."""
+    known = {key: scan.get(key) or "" for key in ("scan", "subject", "session")}
+    return known | {"status": "excluded", "code": "excluded", "reason": "By config/exclusions.tsv."}
 
 
 def attempt(scan: dict, folder: Path, settings: dict) -> dict:
@@ -164,7 +170,7 @@ def fingerprint(scan: dict, settings: dict) -> str:
     parts.append({key: scan.get(key) or "" for key in ("scan", "subject", "session")})
     parts.append(scan.get("skull_stripped"))
     for path in (scan["t1w"], scan.get("lesion")):
-        exists = bool(path) and Path(path).is_file()
+        exists = bool(path) and os.path.isfile(path)  # which, unlike Path, is false where one may not look
         status = Path(path).stat() if exists else None
         parts.append([str(path or ""), status and status.st_size, status and status.st_mtime_ns])
         parts.append(exists and os.access(path, os.R_OK))

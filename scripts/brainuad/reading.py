@@ -6,6 +6,8 @@ The header is judged before a voxel is read: it may announce more voxels than th
 import errno
 import gzip
 import hashlib
+import os
+import stat
 from pathlib import Path
 
 import nibabel
@@ -21,6 +23,7 @@ FIELD_OF_VIEW = (80.0, 600.0)  # mm
 MOST_VOXELS = 512**3  # a head at 0.5 mm; with the copies of it that a job holds, what the job may ask for
 LARGEST = 1e37  # of a voxel: single precision must hold differences and sums of a few
 LEAST_VOLUME = 0.5  # of a voxel, as a share of that of a box with its edges; a tilted gantry shears to 0.85
+NEGATIVE = 0.05  # of the sum of positive voxels: what negative ones sum to where they are not of interpolation
 AGREEMENT = 0.1  # largest difference between sform and qform that claim the same space: 6 degrees, or 10 % of a length
 # Errors of a disk or its network, which say nothing of the file: the job fails, and the next run does what is left.
 OF_THE_DISK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EMFILE, errno.ENFILE)
@@ -31,7 +34,7 @@ def read_scan(path: str | Path, include: bool = False) -> nibabel.Nifti1Image:
     """The T1-weighted scan of a file as 3-D float32 without negative values.
 
     Trailing axes of length 1 are dropped. Interpolation leaves a few negative voxels, which are cut to 0; standardised
-    intensities (over 5 % of the voxels negative) are shifted.
+    intensities (negative ones that sum to over 5 % of the positive ones) are shifted, however much air is around them.
 
     Args:
         include: take the scan in spite of `doubts`.
@@ -63,7 +66,9 @@ def read_scan(path: str | Path, include: bool = False) -> nibabel.Nifti1Image:
     if lowest == highest:
         raise BadScan("constant", f"{path} is {lowest:g} in every voxel: replace the file by the T1-weighted scan.")
     if lowest < 0:
-        array = array - lowest if (array < 0).mean() > 0.05 else array.clip(0)
+        positive = array.clip(0)
+        negative = positive.sum(dtype=float) - array.sum(dtype=float)
+        array = array - lowest if negative > NEGATIVE * positive.sum(dtype=float) else positive
     return nibabel.Nifti1Image(array, image.affine)
 
 
@@ -136,7 +141,7 @@ def agree(sform: np.ndarray, header: nibabel.Nifti1Header, same_space: bool) -> 
 
 def load(path: str | Path) -> nibabel.Nifti1Image:
     """The image of a file, its voxels not yet read: a 3-D NIfTI of real numbers with an affine that can be inverted."""
-    if not Path(path).is_file():
+    if not is_file(path):
         raise BadScan("missing", f"{path} does not exist: correct its path in the manifest, or restore the file.")
     image = whole(path, nibabel.load, path)
     if not isinstance(image, nibabel.Nifti1Pair) or image.get_data_dtype().kind not in "iuf":
@@ -159,6 +164,19 @@ def load(path: str | Path) -> nibabel.Nifti1Image:
             "affine", f"{path} has an affine that cannot be inverted: repair the sform or qform in its header."
         )
     return image
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file; one in a folder that may not be entered is a bad scan."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno in OF_THE_DISK:
+            raise
+        said = "you may not read it" if isinstance(error, PermissionError) else error.strerror
+        raise BadScan("unreadable", f"{path} cannot be read ({said}): {AGAIN}.") from error
 
 
 def contradiction(image: nibabel.Nifti1Image) -> str:

@@ -32,7 +32,10 @@ def read_table(path: Path, kind: str = "manifest") -> pd.DataFrame:
         raise ManifestError(f"The {kind} {path} does not exist.") from None
     except OSError as error:
         raise ManifestError(f"The {kind} {path} cannot be read ({error.strerror}).") from None
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        said = f"{path} is not text in UTF-8 (byte {error.start}: {error.reason})"
+        raise ManifestError(f"{said}: save it from the spreadsheet as CSV UTF-8.") from None
+    except csv.Error as error:
         raise ManifestError(f"{path} is not a {separated}-separated table ({error}).") from None
     if not lines:
         raise ManifestError(f"{path} is not a {separated}-separated table (it is empty).")
