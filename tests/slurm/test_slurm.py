@@ -343,6 +343,7 @@ def test_a_training_that_its_user_cancels_stays_cancelled(train_patiently, repos
     told("scancel", job)
     assert "was cancelled" in finish(run, study, succeeds=False)
     assert states(name) == ["CANCELLED"]
+    assert "saved on request" in log_of(study)
 
 
 def test_a_study_on_slurm_gives_the_comparison_of_one_run_here(tmp_path, repository):
