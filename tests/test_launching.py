@@ -10,6 +10,7 @@ import stat
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,20 @@ def test_the_loss_of_one_process_is_no_exception_of_the_training(tmp_path, cohor
     assert "gloo" in str(error.value) or "all_reduce" in str(error.value)  # whichever the other process was in
 
 
+def test_a_node_without_scontrol_leaves_it_to_another_job(monkeypatch):
+    def train(interruption, **arguments):
+        raise Interrupted
+
+    def requeue(number, frame):
+        raise FileNotFoundError(2, "No such file or directory", "scontrol")
+
+    monkeypatch.setattr(Interruption, "listen", lambda self: None)
+    monkeypatch.setattr(signal, "getsignal", lambda number: requeue)
+    monkeypatch.setattr("brainuad.training.train", train)
+    monkeypatch.setattr(jobs.submitit, "JobEnvironment", lambda: types.SimpleNamespace(global_rank=0))
+    assert jobs.Task({})() == jobs.AGAIN
+
+
 def test_a_job_that_is_cancelled_while_it_stops_is_not_requeued(monkeypatch):
     requeued = []
 
@@ -233,9 +248,9 @@ elif command == "sbatch":
         for name in {names} if outcome == "done" else []:
             (folder / "outputs" / name).write_text(f"made by {{number}}")
         state = "COMPLETED"
-    if outcome == "FURTHER":
+    if outcome.startswith("FURTHER"):
         (folder.parent / "checkpoint.pt").write_text(number)
-        state = "NODE_FAIL"
+        state = outcome.partition("-")[2] or "NODE_FAIL"
     with queue.open("a") as file:
         print(number, wanted["job-name"], wanted["comment"], state, sep="|", file=file)
     if (root / "refusal after all").exists():
@@ -503,6 +518,14 @@ def test_a_job_without_a_record_is_found_by_its_name(tmp_path, cluster, start, l
     assert cluster.calls("sbatch") == 1
 
 
+def test_a_job_whose_launcher_was_killed_before_sbatch_returned_is_replaced(tmp_path, cluster, start, left):
+    record(tmp_path).unlink()
+    (tmp_path / "train/vqvae/1/submitit/1_submitted.pkl").unlink()
+    cluster.plan("done")
+    assert start() == "made by 2"
+    assert cluster.calls("scancel") == 1
+
+
 def test_a_result_that_came_while_nobody_looked_is_taken(tmp_path, cluster, start, left):
     finish(tmp_path, cluster, "1").join()
     assert start() == "by hand"
@@ -708,6 +731,52 @@ def test_a_lost_job_is_replaced_three_times(cluster, start, state):
 def test_losses_count_only_in_a_row_without_a_checkpoint(tmp_path, cluster, start):
     cluster.plan(*["FURTHER"] * 5, "NODE_FAIL", "NODE_FAIL", "NODE_FAIL", "done")
     assert start() == "made by 9"
+
+
+@pytest.mark.parametrize("state", ["TIMEOUT", "OUT_OF_MEMORY"])
+def test_a_job_that_got_further_ends_a_row_of_losses(cluster, start, state):
+    cluster.plan(*["NODE_FAIL"] * 3, f"FURTHER-{state}", *["NODE_FAIL"] * 3, "done")
+    assert start() == "made by 8"
+
+
+def test_who_interrupts_the_wait_for_room_in_place_of_a_lost_job_leaves_no_job(cluster, start):
+    cluster.plan("NODE_FAIL")
+
+    def refuse():
+        while not cluster.calls("sbatch"):
+            time.sleep(0.02)
+        (cluster.root / "refusal").write_text(FULL)
+
+    threading.Thread(target=refuse).start()
+    interrupt_when(lambda: cluster.calls("sbatch") > 2)
+    with pytest.raises(LaunchError, match="no job was submitted"):
+        start()
+
+
+def test_accounts_that_are_down_keep_no_training_from_being_submitted(cluster, start):
+    cluster.plan("CANCELLED", "done")
+    with pytest.raises(LaunchError, match="was cancelled"):
+        start()
+    (cluster.root / "queue").write_text("1|other||x\n".replace("1|", "0|"))  # forgotten by squeue
+    cluster.sacct("echo 'Connection refused' >&2; exit 1")
+    assert not jobs.Slurm(cluster.root, {}).is_active("1")
+    assert start() == "made by 2"
+
+
+def test_the_signal_is_the_one_that_a_job_hears(cluster, start, monkeypatch):
+    monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "USR1")
+    cluster.plan("done")
+    start()
+    assert "#SBATCH --signal=USR2@120\n" in (cluster.root / "script").read_text()
+
+
+def test_hidden_gpus_stay_hidden(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert jobs.visible_gpus(2) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert jobs.visible_gpus(2) == [3, 5]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert jobs.visible_gpus(2) == [0, 1]
 
 
 def test_a_job_without_memory_gets_more_twice(cluster, start, capsys):

@@ -80,7 +80,7 @@ class Task:
             if submitit.JobEnvironment().global_rank == 0:
                 try:
                     requeue(signal.SIGUSR2, None)
-                except subprocess.SubprocessError as error:
+                except (OSError, subprocess.SubprocessError) as error:
                     print(f"The job cannot be requeued ({error}): another takes its place.", flush=True)
                     return AGAIN
             sys.exit(0)  # with no result, which would be taken for the end of the training
@@ -165,7 +165,14 @@ class Slurm:
 
     def is_active(self, job_id: str) -> bool:
         """Whether a job runs or will run, be it that Slurm is about to requeue it."""
-        return slurm.state(job_id) in slurm.ACTIVE | {"NODE_FAIL", "PREEMPTED"}
+        return slurm.queued_state(job_id) in slurm.ACTIVE | {"NODE_FAIL", "PREEMPTED"}
+
+    def can_run(self, job_id: str) -> bool:
+        """Whether a job has its files; one whose launcher was killed before sbatch returned has none, and is ended."""
+        if (self.folder / f"{job_id}_submitted.pkl").exists():
+            return True
+        self.cancel(job_id)
+        return False
 
     def cancel(self, job_id: str) -> None:
         """End what is left of a job."""
@@ -194,7 +201,7 @@ class Local:
     def submit(self, task: Task, name: str, comment: str, memory_mb: int) -> str:
         """Start the processes; returns the id of the one that looks after them."""
         gpus, seconds = int(self.resources.get("tasks_per_node", 1)), 60 * self.resources["runtime"]
-        me = psutil.Process()
+        me, visible = psutil.Process(), visible_gpus(gpus)
         task = dataclasses.replace(task, gpus=gpus, launcher=(me.pid, me.create_time()))
         executor = submitit.LocalExecutor(self.folder.absolute(), max_num_timeout=STARTS)
         executor.update_parameters(
@@ -202,7 +209,7 @@ class Local:
             signal_delay_s=slurm.signal_seconds(seconds),
             tasks_per_node=gpus,
             gpus_per_node=gpus,
-            visible_gpus=visible_gpus(gpus),
+            visible_gpus=visible,
             stderr_to_stdout=True,
         )
         path = os.pathsep.join([str(LIBRARY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
@@ -250,7 +257,10 @@ def threads(resources: dict) -> str:
 
 def visible_gpus(count: int) -> list[int]:
     """Numbers of the GPUs that a local job may use: those that this process may, else the first ones."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named == "":  # the user hides them all
+        return []
+    given = (named or "").split(",")
     return [int(number) for number in given] if all(number.isdigit() for number in given) else list(range(count))
 
 

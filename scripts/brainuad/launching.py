@@ -126,7 +126,8 @@ class Launch:
                 ended = self.wait(record)
                 if ended is None:
                     break
-                record = self.submit_again(record, ended)
+                ended, record = (record, ended), None  # while there is no other job, none goes on
+                record = self.submit_again(*ended)
         except KeyboardInterrupt:
             left = self.cluster.leave(record.job_id) if record else f"{self.folder.parent}: no job was submitted."
             raise LaunchError(left) from None
@@ -143,7 +144,8 @@ class Launch:
             record = None
         try:
             queued = self.cluster.find(self.name)
-            if record is not None and (record.collected or not self.cluster.is_active(record.job_id)):
+            ended = record is not None and (record.collected or record.told)
+            if record is not None and (ended or not self.cluster.is_active(record.job_id)):
                 if queued is None and self.is_news(record):
                     how = "finished" if self.is_done(record) else "ended without finishing"
                     announce(f"{self.cluster.title} {record.job_id} has {how} {self.folder.parent} meanwhile.")
@@ -155,10 +157,10 @@ class Launch:
                 f"{self.folder.parent}: {error}, and a job may be in the queue already, so none is submitted: run "
                 "Snakemake again when Slurm answers."
             ) from None
-        if record is None and queued is not None:  # killed between the submission and its record
-            record = Record(queued.job_id, queued.comment, self.memory_mb, checkpoint=self.saved())
-        if record is None:
+        if record is None and (queued is None or not self.cluster.can_run(queued.job_id)):
             return None
+        if record is None:  # killed between the submission and its record
+            record = Record(queued.job_id, queued.comment, self.memory_mb, checkpoint=self.saved())
         if record.fingerprint != self.fingerprint:
             raise LaunchError(
                 f"{self.folder.parent}: {self.cluster.title} {record.job_id} still trains this model with other "
@@ -248,30 +250,31 @@ class Launch:
         """
         if ended == "CANCELLED":
             raise self.failure(record, "was cancelled: run Snakemake again to submit it anew, from its checkpoint")
+        further = self.saved() != record.checkpoint  # the loss of a job that got further is none in a row
+        losses = 0 if further else record.losses
         self.cluster.cancel(record.job_id)  # lest Slurm have second thoughts when the lost node is back
         if ended == "OUT_OF_MEMORY" and record.memory_mb != self.memory_mb * 2**record.raises:
             announce(f"{self.cluster.title} {record.job_id} had too little memory, which has been changed since.")
             self.starts.unlink(missing_ok=True)
-            return self.submit(record.losses)
+            return self.submit(losses)
         if ended == "OUT_OF_MEMORY":
             if record.raises == LARGEST_RAISES:
                 raise self.failure(record, f"had too little memory with {record.memory_mb} MB: raise mem_mb")
             announce(f"{self.cluster.title} {record.job_id} needs more than {record.memory_mb} MB: it gets twice that.")
             self.starts.unlink(missing_ok=True)  # those with too little memory say nothing about the next
-            return self.submit(record.losses, record.raises + 1)
+            return self.submit(losses, record.raises + 1)
         if ended in ("TIMEOUT", "DEADLINE"):
-            if self.saved() == record.checkpoint:
+            if not further:
                 raise self.failure(record, "reached its time limit without a checkpoint: raise runtime")
             announce(
                 f"{self.cluster.title} {record.job_id} reached its time limit: the next goes on from its checkpoint."
             )
-            return self.submit(record.losses, record.raises)
-        further = self.saved() != record.checkpoint  # the loss of a job that got further is none in a row
-        if record.losses == LARGEST_LOSSES and not further:
-            often = f"ended as {ended or 'unknown to the cluster'} without a result, as did {record.losses} before it"
+            return self.submit(losses, record.raises)
+        if losses == LARGEST_LOSSES:
+            often = f"ended as {ended or 'unknown to the cluster'} without a result, as did {losses} before it"
             raise self.failure(record, often)
         announce(f"{self.cluster.title} {record.job_id} was lost ({ended or 'unknown'}): another takes its place.")
-        return self.submit(0 if further else record.losses + 1, record.raises)
+        return self.submit(0 if further else losses + 1, record.raises)
 
     def wait(self, record: Record) -> str | None:
         """Wait for the end of a job through its requeues.

@@ -17,6 +17,7 @@ __all__ = [
     "find",
     "is_full",
     "is_silence",
+    "queued_state",
     "ran_out_of_memory",
     "reason",
     "request",
@@ -119,11 +120,8 @@ def state(job_id: str) -> str:
     Raises:
         Unreachable: neither gave an answer.
     """
-    queue = ask("squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T")
-    if queue.returncode == 0 and queue.stdout.strip():
-        return queue.stdout.split()[0]
-    if queue.returncode and "Invalid job id" not in queue.stderr:
-        raise Unreachable(f"squeue failed: {queue.stderr.strip()}")
+    if queued := queued_state(job_id):
+        return queued
     if shutil.which("sacct"):
         account = ask("sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={job_id}", "--format=State")
         if account.returncode == 0 and account.stdout.strip():
@@ -131,6 +129,18 @@ def state(job_id: str) -> str:
         if account.returncode and "disabled" not in account.stderr:
             raise Unreachable(f"sacct failed: {account.stderr.strip()}")
     return ""
+
+
+def queued_state(job_id: str) -> str:
+    """State of a job by squeue alone, needing no accounts; empty where it has ended some minutes ago, or never was.
+
+    Raises:
+        Unreachable: squeue gave no answer.
+    """
+    queue = ask("squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T")
+    if queue.returncode and "Invalid job id" not in queue.stderr:
+        raise Unreachable(f"squeue failed: {queue.stderr.strip()}")
+    return (queue.stdout.split() or [""])[0]
 
 
 def ran_out_of_memory(log: Path) -> bool:
@@ -197,7 +207,11 @@ def request(resources: dict, memory_mb: int) -> dict:
         # srun does not take the number of processors over from sbatch since Slurm 22.05. One process that fails
         # must not leave the others waiting for it.
         "srun_args": [f"--cpus-per-task={processors}", "--kill-on-bad-exit=1"],
-        "additional_parameters": {"requeue": True, **options(str(resources.get("slurm_extra") or ""))},
+        "additional_parameters": {
+            "signal": f"USR2@{signal_seconds(60 * minutes)}",  # whatever SUBMITIT_PREEMPT_SIGNAL says: a job hears this
+            "requeue": True,
+            **options(str(resources.get("slurm_extra") or "")),
+        },
     }
 
 

@@ -263,7 +263,7 @@ def test_a_preempted_training_goes_on_when_its_gpu_is_free_again(train_patiently
     assert_same()
     assert states(name) == ["PREEMPTED", "COMPLETED"]
     assert starts(study) == 2
-    assert "saved on request" in log_of(study)
+    wait_for(lambda: "saved on request" in log_of(study), 60)
 
 
 def test_a_training_that_is_cancelled_for_another_job_is_submitted_again(train_patiently, assert_same, repository):
@@ -276,7 +276,7 @@ def test_a_training_that_is_cancelled_for_another_job_is_submitted_again(train_p
     assert_same()
     assert states(name) == ["PREEMPTED", "COMPLETED"]
     assert starts(study) == 2
-    assert "saved on request" in log_of(study)
+    wait_for(lambda: "saved on request" in log_of(study), 60)
 
 
 def test_a_training_that_is_killed_is_submitted_again(train_patiently, assert_same, repository):
@@ -343,6 +343,7 @@ def test_a_training_that_its_user_cancels_stays_cancelled(train_patiently, repos
     told("scancel", job)
     assert "was cancelled" in finish(run, study, succeeds=False)
     assert states(name) == ["CANCELLED"]
+    wait_for(lambda: "saved on request" in log_of(study), 60)
 
 
 def test_a_study_on_slurm_gives_the_comparison_of_one_run_here(tmp_path, repository):
@@ -504,7 +505,7 @@ def test_processes_that_train_together_outlive_their_walltime(train_patiently, a
     assert_same(tolerance=1e-6)
     assert starts(study) >= 2
     assert cost_of(study)["processes"] == 2
-    assert "saved on request" in log_of(study)
+    wait_for(lambda: "saved on request" in log_of(study), 60)
 
 
 def test_quality_of_service_and_other_options_reach_trainings_and_rules(train_patiently, repository):
