@@ -1,6 +1,8 @@
 import shutil
 import subprocess
 import sys
+import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from brainuad import measures
 from brainuad.catalogue import CATALOGUE
 from brainuad.cohort import Cohort
+from brainuad.counts import count
 from brainuad.metrics import COLUMNS, metrics
 from brainuad.resampling import draws, interval
 from brainuad.sample_set import SampleSet, SampleWriter
@@ -295,21 +298,42 @@ def test_every_threshold_counts(study, region):
     assert value(table, "aupro", region, pooling="lesions") == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.fixture
-def large(tmp_path):
-    """Three test images with so many pixels that abnormal and normal ones share bins."""
-    generator, shape, maps = np.random.default_rng(0), (200, 160), []
-    writer = SampleWriter(tmp_path / "samples", 3, shape)
-    for index in range(3):
+def large_cohort(folder, subjects=3, scale=1):
+    """Test images with so many pixels that abnormal and normal ones share bins."""
+    generator, shape, maps = np.random.default_rng(0), (200 * scale, 160 * scale), []
+    writer = SampleWriter(folder / "samples", subjects, shape)
+    for index in range(subjects):
         brain, lesion = np.zeros((2, *shape), bool)
-        brain[20:180, 20:140], lesion[10:90, 30 : 60 + 10 * index], lesion[120:130, 100:110] = True, True, True
+        brain[20:180, 20:140], lesion[10:90, 30 : 60 + 10 * (index % 3)], lesion[120:130, 100:110] = True, True, True
         writer.add(generator.random(shape), brain, lesion, {"scan": f"sub-{index}", "subject": index, "split": "test"})
         maps.append(np.float32(generator.random((1, *shape)) + 0.3 * lesion))
     writer.close()
-    (tmp_path / "score").mkdir()
-    np.save(tmp_path / "score/map.npy", maps)
-    pd.DataFrame(writer.rows).to_csv(tmp_path / "score/table.tsv", sep="\t", index=False)
-    return Cohort(tmp_path / "score", SampleSet(tmp_path / "samples"))
+    (folder / "score").mkdir()
+    np.save(folder / "score/map.npy", maps)
+    pd.DataFrame(writer.rows).to_csv(folder / "score/table.tsv", sep="\t", index=False)
+    return Cohort(folder / "score", SampleSet(folder / "samples"))
+
+
+@pytest.fixture
+def large(tmp_path):
+    """Three of them."""
+    return large_cohort(tmp_path)
+
+
+def test_memory_does_not_grow_with_the_pixels_of_all_subjects(tmp_path, monkeypatch):
+    """But for the bins of each subject, it is that of one subject's pixels; kept, those of all would be 154 MB."""
+    monkeypatch.setattr(measures, "EXACT_PIXELS", 0)
+    peaks = {}
+    for subjects in (2, 60):
+        (tmp_path / str(subjects)).mkdir()
+        large = large_cohort(tmp_path / str(subjects), subjects, 4)
+        counted = {"frame": count(partial(large.pixels, "frame"), subjects, bins=64)}
+        rates, weights = {("frame", rate): 0.95 for rate in RATES}, draws("ixi", subjects, 5)
+        tracemalloc.start()
+        measures.detection_numbers(large, counted, weights, rates)
+        peaks[subjects] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[60] < 1.1 * peaks[2]
 
 
 @pytest.mark.filterwarnings("error")

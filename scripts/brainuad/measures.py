@@ -220,9 +220,11 @@ def at_rate(metric: str, rate: float) -> str:
 
 def constant_subjects(cohort: Cohort, region: str, name: str) -> str:
     """Whose map is constant, though there is something to find; empty for nobody's."""
-    both = [parts for parts in cohort.by_subject(region, name) if parts[1].any() and not parts[1].all()]
-    constant = sum(scores.min() == scores.max() for scores, _ in both)
-    return f"{CONSTANT} in {constant} of {len(both)} subjects" if constant else ""
+    constant = both = 0
+    for scores, truth in cohort.by_subject(region, name):
+        if truth.any() and not truth.all():
+            both, constant = both + 1, constant + (scores.min() == scores.max())
+    return f"{CONSTANT} in {constant} of {both} subjects" if constant else ""
 
 
 def subject_areas(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
