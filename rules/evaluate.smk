@@ -27,6 +27,8 @@ rule thresholds:
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(15),
+    params:
+        references=healthy_groups,
     script:
         "../scripts/thresholds.py"
 

@@ -215,7 +215,7 @@ def test_without_validation_subjects_there_is_no_threshold(study):
     table, _ = study(splits=("test", "test", "test"))
     for name, pooling in (("dice_5", "pixels"), ("optimism", "subjects"), ("false_positive_rate_5", "subjects")):
         assert np.isnan(value(table, name, "brain", pooling=pooling))
-        assert "no validation subjects" in value(table, name, "brain", pooling=pooling, column="reason")
+        assert "no healthy validation subjects" in value(table, name, "brain", pooling=pooling, column="reason")
     assert np.isfinite(value(table, "best_dice", "brain"))
 
 

@@ -1,5 +1,7 @@
 """The test images of a dataset with what one model made of them, and the numbers that are drawn from them.
 
+Those of another split are a cohort, too: thresholds come from the validation images.
+
 A number carries, beside its value, the values that the same draws of subjects give (``replicates``) and, where it is a
 mean over subjects or images, each subject's own (``subjects``), by which models are compared in pairs.
 """
@@ -65,10 +67,12 @@ class Cohort:
     Attributes:
         score: score folder.
         samples: the sample set that was scored.
+        split: whose images are meant, in place of the test images.
     """
 
     score: Path
     samples: SampleSet
+    split: str = "test"
 
     @cached_property
     def scored(self) -> pd.DataFrame:
@@ -77,17 +81,17 @@ class Cohort:
 
     @cached_property
     def places(self) -> np.ndarray:
-        """Rows of the test images in the score folder."""
-        return np.flatnonzero(self.scored["split"] == "test")
+        """Rows of the images in the score folder."""
+        return np.flatnonzero(self.scored["split"] == self.split)
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """Rows of the test images in the sample set."""
+        """Rows of the images in the sample set."""
         return self.scored["sample"].to_numpy()[self.places]
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The sample set's table of the test images."""
+        """The sample set's table of the images."""
         return self.samples.table.iloc[self.rows].reset_index(drop=True)
 
     @cached_property
@@ -106,17 +110,30 @@ class Cohort:
         number = {name: index for index, name in enumerate(self.subjects)}
         return np.array([number[name] for name in self.names], dtype=int)
 
+    @cached_property
+    def lesioned(self) -> np.ndarray:
+        """Whether each image holds a lesion, (images,)."""
+        return np.array([lesion.any() for _, lesion in self.masks()], dtype=bool)
+
+    def healthy(self, reference: str | None = None) -> np.ndarray:
+        """Whether each image is one of a healthy subject, (images,): of one without a lesion in any image.
+
+        With a reference those of another group in any session are not healthy, nor those of no group.
+        """
+        ill = self.lesioned if reference is None else self.lesioned | self.table["group"].ne(reference).to_numpy()
+        return ~np.isin(self.owner, self.owner[ill])
+
     def array(self, name: str) -> np.ndarray:
         """One array of the score folder, see :func:`open_scores`."""
         return open_scores(self.score / f"{name}.npy")
 
     def images(self, name: str) -> Iterator[np.ndarray]:
-        """That array of each test image, (*size)."""
+        """That array of each image, (*size)."""
         array = self.array(name)
         return (np.asarray(array[place, 0]) for place in self.places)
 
     def masks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Brain and lesion of each test image, (*size)."""
+        """Brain and lesion of each image, (*size)."""
         return ((self.samples.brain[row, 0], self.samples.lesion[row, 0]) for row in self.rows)
 
     def pixels(self, region: str, name: str = "map") -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 EXACT_PIXELS = 1 << 24  # values of no more pixels are exact, those of more to 1e-6 or so; draws are from bins
-NO_THRESHOLD = "no threshold: the training datasets have no validation subjects"
+NO_THRESHOLD = "no threshold: the training datasets have no healthy validation subjects"
 POOLED = ("auroc", "average_precision", "precision_gain", "best_dice", "dice_1", "dice_5", "optimism", "fpr_at_95_tpr")
 BY_SUBJECT = ("auroc", "average_precision", "best_dice", "dice_1", "dice_5", "optimism")
 
