@@ -197,6 +197,15 @@ def test_heat_maps_have_a_row_a_model_and_a_column_a_kind():
     assert "mean of 2 seeds" in " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
 
 
+def test_a_broken_seed_leaves_no_mean_of_the_others():
+    table = responses(seeds=(1, 2))
+    table.loc[(table["model"] == "rae") & (table["seed"] == 2), ["average_precision", "detection"]] = np.nan
+    for measure, first in (("average_precision", 1), ("detection", 0)):
+        rows = maps(surface_figure(table, measure, {"models": LABELS, "simulated": False}))[first:]
+        assert {text.get_text() for text in rows[0][0].texts[:6]} == {"\N{EN DASH}"}
+        assert "\N{EN DASH}" not in {text.get_text() for text in rows[1][0].texts[:6]}
+
+
 @pytest.mark.parametrize("simulated", [True, False])
 def test_detection_has_no_prevalence_and_simulated_scans_are_called_so(simulated):
     figure = surface_figure(responses(), "detection", {"models": LABELS, "simulated": simulated})
