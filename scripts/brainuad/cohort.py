@@ -115,12 +115,24 @@ class Cohort:
         """Whether each image holds a lesion, (images,)."""
         return np.array([lesion.any() for _, lesion in self.masks()], dtype=bool)
 
+    @cached_property
+    def diseased(self) -> np.ndarray:
+        """Whether each image holds a lesion, or its scan is known to hold one that it may not show, (images,)."""
+        known = self.table.reindex(columns=["scan_lesion"]).astype(str).eq("True")
+        return self.lesioned | known["scan_lesion"].to_numpy()
+
+    @property
+    def unseen(self) -> np.ndarray:
+        """Whether the scan of each image holds a lesion that none of its images shows, (images,)."""
+        scan = self.table["scan"].to_numpy()
+        return self.diseased & ~np.isin(scan, scan[self.lesioned])
+
     def healthy(self, reference: str | None = None) -> np.ndarray:
-        """Whether each image is one of a healthy subject, (images,): of one without a lesion in any image.
+        """Whether each image is one of a healthy subject, (images,): of one without a lesion in any scan.
 
         With a reference those of another group in any session are not healthy, nor those of no group.
         """
-        ill = self.lesioned if reference is None else self.lesioned | self.table["group"].ne(reference).to_numpy()
+        ill = self.diseased if reference is None else self.diseased | self.table["group"].ne(reference).to_numpy()
         return ~np.isin(self.owner, self.owner[ill])
 
     def array(self, name: str) -> np.ndarray:

@@ -291,21 +291,23 @@ def lesion_numbers(
 def image_numbers(cohort: Cohort, healthy: Cohort | None, weights: np.ndarray, name: str = "map") -> list[Number]:
     """Whether images and subjects with a lesion score higher than those without, by the mean of the map over the brain.
 
+    A scan whose lesion no image shows is left out, and so is an original that is no image of a healthy scan.
+
     Args:
         cohort: the dataset.
         healthy: for a synthetic dataset, the images that its anomalies were put into.
         weights: draws of the subjects.
         name: the map.
     """
-    truth = [bool(lesion.any()) for _, lesion in cohort.masks()]
+    truth, unclear = list(cohort.lesioned), list(cohort.unseen)
     owner, values = list(cohort.owner), list(brain_means(cohort, name))
     if healthy is not None:
         number = {subject: index for index, subject in enumerate(cohort.subjects)}
-        means = zip(healthy.names, brain_means(healthy, name), strict=True)
-        shared = [(number[who], value) for who, value in means if who in number]
+        means = zip(healthy.names, brain_means(healthy, name), healthy.diseased, strict=True)
+        shared = [(number[who], value) for who, value, diseased in means if who in number and not diseased]
         owner, values = owner + [who for who, _ in shared], values + [value for _, value in shared]
-        truth += [False] * len(shared)
-    known = [value is not None for value in values]
+        truth, unclear = truth + [False] * len(shared), unclear + [False] * len(shared)
+    known = [value is not None and not left_out for value, left_out in zip(values, unclear, strict=True)]
     frame = pd.DataFrame({"owner": owner, "truth": truth, "value": values})[known].astype({"value": float})
     subjects = frame.groupby(["owner", "truth"], as_index=False)["value"].mean()
     if healthy is None:  # a subject with a lesion in any image has one

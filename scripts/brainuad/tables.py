@@ -132,8 +132,8 @@ def make_table(results: Results, protocol: str, settings: dict) -> Table:
         protocol: ``paper`` or ``strict``.
         settings: see :func:`brainuad.comparison.comparison`.
     """
-    shown, rows = settings["datasets"], results.rows
-    anomalous = [name for name in shown if name in set(rows.loc[rows["metric"] == "auroc", "dataset"])]
+    shown = settings["datasets"]
+    anomalous = [name for name in shown if name in results.anomalous]
     healthy = [name for name in shown if name not in anomalous]
     groups = PROTOCOLS[protocol]
     columns = [(name, *number) for name in healthy for number in groups["healthy"]]
