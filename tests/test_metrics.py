@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from brainuad import measures
 from brainuad.catalogue import CATALOGUE
-from brainuad.cohort import Cohort
+from brainuad.cohort import Cohort, unusable
 from brainuad.counts import count
 from brainuad.metrics import COLUMNS, metrics
 from brainuad.resampling import draws, interval
@@ -236,6 +236,26 @@ def test_maps_that_say_nothing_give_a_reason_and_no_number(study, change, reason
     assert wrong["reason"].str.contains(reason).all(), "no alarm at all is no merit of a map that says nothing"
     assert detected["value"].isna().all()
     assert detected["reason"].str.contains(reason).all()
+
+
+def test_a_map_that_is_constant_inside_the_brain_alone_has_no_false_positives(study):
+    """That none of its pixels is above a threshold is no merit."""
+
+    def constant_inside(array):
+        array = array.copy()
+        array[..., 4:20, 4:16] = 0.3
+        return array
+
+    table, _ = study(change={"map": constant_inside}, maps=("map",))
+    wrong = table[table["metric"].str.startswith("false_positive_rate")]
+    assert wrong["value"].isna().all()
+    assert set(wrong["reason"]) == {"the map is constant"}
+    assert np.isfinite(value(table, "auroc", "frame"))
+
+
+def test_maps_without_a_pixel_are_not_constant():
+    assert unusable([np.empty(0, np.float32)]) == unusable([]) == ""
+    assert unusable([np.empty(0, np.float32), np.ones(2, np.float32)]) == "the map is constant"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

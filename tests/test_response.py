@@ -77,6 +77,13 @@ def test_a_map_that_says_nothing_has_a_reason_and_no_number(respond, value, reas
     assert table["prevalence"].between(0.001, 0.2).all()
 
 
+def test_a_map_that_is_constant_inside_the_brain_alone_says_nothing(respond):
+    """Its background differs, which no number of a cell is of."""
+    table = respond(lambda samples: np.where(samples.brain, 0.6, 0.1))
+    assert table[MEASURES].isna().all(axis=None)
+    assert set(table["reason"]) == {"the map is constant"}
+
+
 def test_intervals_are_over_subjects(respond):
     """Three samples of a cell are of three subjects, two of which are found."""
 
@@ -112,8 +119,8 @@ def test_cells_are_kept_apart(respond):
     table = respond(known)
     meant = (table["size"] == 8) & (table["intensity"] == 1)
     assert table.loc[meant, ["average_precision", "detection"]].eq(1).all(axis=None)
-    assert table.loc[~meant, "detection"].eq(0).all()
-    assert table.loc[~meant, "average_precision"].tolist() == pytest.approx(table.loc[~meant, "prevalence"].tolist())
+    assert table.loc[~meant, MEASURES].isna().all(axis=None)
+    assert set(table.loc[~meant, "reason"]) == {"the map is constant"}
 
 
 def test_a_missing_threshold_leaves_detection_empty_and_says_why(respond, tmp_path):

@@ -181,11 +181,14 @@ def open_scores(path: Path) -> np.ndarray:
 
 
 def unusable(images: Iterable[np.ndarray]) -> str:
-    """Why maps say nothing, being NaN or infinite somewhere or the same everywhere; empty if they say something."""
-    bounds = np.array([(image.min(), image.max()) for image in images])  # NaN where an image holds any
+    """Why maps say nothing, being NaN or infinite somewhere or the same everywhere; empty if they say something.
+
+    Of maps without a pixel there is nothing to say.
+    """
+    bounds = np.array([(image.min(), image.max()) for image in images if image.size])  # NaN where an image holds any
     if not np.isfinite(bounds).all():
         return NOT_FINITE
-    return CONSTANT if bounds.min() == bounds.max() else ""
+    return CONSTANT if bounds.size and bounds.min() == bounds.max() else ""
 
 
 def mean_number(

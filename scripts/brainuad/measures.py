@@ -238,7 +238,8 @@ def false_positive_numbers(
     cohort: Cohort, weights: np.ndarray, thresholds: dict[tuple[str, float], float], name: str = "map"
 ) -> list[Number]:
     """The share of each subject's normal pixels in the brain that a threshold from other healthy subjects lets pass."""
-    numbers, broken = [], unusable(cohort.images(name))
+    inside = (scores[brain] for scores, (brain, _) in zip(cohort.images(name), cohort.masks(), strict=True))
+    numbers, broken = [], unusable(cohort.images(name)) or unusable(inside)
     for rate in RATES:
         threshold, counts = thresholds["brain", rate], np.zeros((2, len(cohort.subjects)))
         for subject, scores, lesion in cohort.pixels("brain", name):
