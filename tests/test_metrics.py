@@ -203,6 +203,16 @@ def test_dice_at_a_threshold_has_no_say_of_test_images(study, rate):
     assert found == pytest.approx(np.mean(wrong)), "false positives over normal pixels, not over all that is marked"
 
 
+def test_thresholds_of_the_map_are_no_other_maps(study):
+    table, _ = study(maps=("residual", "map"))
+    for name, pooling in (("dice_5", "pixels"), ("optimism", "subjects"), ("false_positive_rate_5", "subjects")):
+        assert np.isnan(value(table, name, "brain", "residual", pooling=pooling))
+        reason = value(table, name, "brain", "residual", "reason", pooling)
+        assert reason == "no threshold: those of rule thresholds are of the anomaly map, not of residual"
+        assert np.isfinite(value(table, name, "brain", pooling=pooling))
+    assert np.isfinite(value(table, "best_dice", "brain", "residual"))
+
+
 def test_optimism_is_the_gap_between_both_thresholds(study):
     table, _ = study()
     for pooling in ("pixels", "subjects"):

@@ -23,7 +23,6 @@ __all__ = [
 ]
 
 EXACT_PIXELS = 1 << 24  # values of no more pixels are exact, those of more to 1e-6 or so; draws are from bins
-NO_THRESHOLD = "no threshold: the training datasets have no healthy validation subjects"
 POOLED = ("auroc", "average_precision", "precision_gain", "best_dice", "dice_1", "dice_5", "optimism", "fpr_at_95_tpr")
 BY_SUBJECT = ("auroc", "average_precision", "best_dice", "dice_1", "dice_5", "optimism")
 
@@ -160,7 +159,7 @@ def pooled_numbers(counts: Counts, above: dict, weights: np.ndarray, region: str
     at_one, at_five = (detection.dice(everyone @ true, everyone @ false, abnormal) for true, false in above.values())
     values = (ranked, precision, gain, best, at_one, at_five, best - at_five, missed)
     deciding = np.count_nonzero(counts.positives.sum(axis=1))
-    keys = {"region": region, "map": name, "reason": NO_THRESHOLD, "deciding": deciding}
+    keys = {"region": region, "map": name, "reason": no_threshold(name), "deciding": deciding}
     rows = [
         number_of(value, metric=metric, pooling="pixels", **keys) for metric, value in zip(POOLED, values, strict=True)
     ]
@@ -204,13 +203,25 @@ def subject_numbers(
         best.value, best.subjects = detection.best_mean_dice(cohort.by_subject(region, name))
     at_one, at_five = (
         mean_number(
-            detection.dice(true, false, abnormal), owner, weights, NO_THRESHOLD, metric=at_rate("dice", rate), **keys
+            detection.dice(true, false, abnormal),
+            owner,
+            weights,
+            no_threshold(name),
+            metric=at_rate("dice", rate),
+            **keys,
         )
         for rate, (true, false) in above.items()
     )
-    gap = mean_number(best.subjects - at_five.subjects, owner, weights, NO_THRESHOLD, metric="optimism", **keys)
+    gap = mean_number(best.subjects - at_five.subjects, owner, weights, no_threshold(name), metric="optimism", **keys)
     gap.replicates = best.replicates - at_five.replicates  # the best threshold of each draw
     return [*rows, best, at_one, at_five, gap]
+
+
+def no_threshold(name: str) -> str:
+    """Why a map has no threshold."""
+    if name != "map":
+        return f"no threshold: those of rule thresholds are of the anomaly map, not of {name}"
+    return "no threshold: the training datasets have no healthy validation subjects"
 
 
 def at_rate(metric: str, rate: float) -> str:
@@ -250,7 +261,7 @@ def false_positive_numbers(
         keys = {"metric": at_rate("false_positive_rate", rate), "region": "brain", "pooling": "subjects", "map": name}
         reason = "no subject has a normal pixel"
         if broken or np.isnan(threshold):
-            shares, reason = np.full(len(shares), np.nan), broken or NO_THRESHOLD
+            shares, reason = np.full(len(shares), np.nan), broken or no_threshold(name)
         numbers.append(mean_number(shares, np.arange(len(shares)), weights, reason, **keys))
     return numbers
 

@@ -58,7 +58,8 @@ def metrics(
         seed: for the rows.
         settings: ``resamples`` and ``spacing`` (pixel size in mm).
         healthy: of a synthetic dataset, score folder and sample set of the images its anomalies were put into.
-        maps: arrays of the score folder that are held against the masks, such as ``residual`` besides ``map``.
+        maps: arrays of the score folder that are held against the masks, such as ``residual`` besides ``map``, whose
+            thresholds are no other's.
 
     Raises:
         ValueError: the scores hold no test samples.
@@ -74,10 +75,11 @@ def metrics(
     numbers = measures.similarity_numbers(cohort, weights, originals.samples if originals else None)
     points = measures.curves({})
     for name in maps:
-        numbers += measures.false_positive_numbers(cohort, weights, known, name)
+        own = known if name == "map" else dict.fromkeys(known, np.nan)
+        numbers += measures.false_positive_numbers(cohort, weights, own, name)
         if cohort.lesioned.any():
             counted = measures.count_regions(cohort, name)
-            numbers += measures.detection_numbers(cohort, counted, weights, known, name)
+            numbers += measures.detection_numbers(cohort, counted, weights, own, name)
             numbers += measures.lesion_numbers(cohort, counted["brain"], weights, settings["spacing"], name)
             numbers += measures.image_numbers(cohort, originals, weights, name)
             points = measures.curves(counted) if name == "map" else points
