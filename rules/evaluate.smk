@@ -27,6 +27,8 @@ rule thresholds:
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(15),
+    params:
+        references=healthy_groups,
     script:
         "../scripts/thresholds.py"
 
@@ -57,7 +59,7 @@ rule metrics:
     threads: 1
     resources:
         mem_mb=scaled(4000),
-        runtime=scaled(60),
+        runtime=scaled(by_scan(60, MINUTES_TO_MEASURE)),
     params:
         settings={"resamples": config["comparison"]["resamples"], "spacing": config["samples"]["spacing"]},
     script:

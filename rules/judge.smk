@@ -11,7 +11,6 @@ rule significance:
     """Test all pairs of models subject by subject, and rank the models."""
     input:
         metrics=measured(".tsv"),
-        replicates=measured(".replicates.npz"),
         subjects=measured(".subjects.tsv"),
     output:
         pairs="results/significance.tsv",

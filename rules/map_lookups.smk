@@ -30,11 +30,16 @@ def native_scans(wildcards):
     return dict(zip(table["scan"], table["t1w"], strict=True))
 
 
+def healthy_groups(wildcards):
+    """Of each training dataset the group that is healthy, or None where all are."""
+    groups = [config["datasets"][dataset]["groups"] for dataset in training_datasets]
+    return [entry["reference"] if entry else None for entry in groups]
+
+
 def calibration_settings(wildcards):
     """What a calibration has to know about the study; it goes along with the weights."""
     described = {key: config[key] for key in ("samples", "scoring", "quality", "simulated")}
-    groups = [config["datasets"][dataset]["groups"] for dataset in training_datasets]
-    described["references"] = [entry["reference"] if entry else None for entry in groups]
+    described["references"] = healthy_groups(wildcards)
     return {**described, "maps": {key: config["maps"][key] for key in ("smoothing", "minimum_subjects", "std_floor")}}
 
 

@@ -8,6 +8,7 @@ import re
 MINUTES = 2  # to make or preprocess a scan
 MINUTES_TO_READ = 0.05  # one that is preprocessed
 MINUTES_TO_MAP = 0.5  # to take maps to the grid of a scan, and to draw them
+MINUTES_TO_MEASURE = 0.5  # one volume: its regions at each threshold of FROC, and areas; slices take less
 
 
 def scaled(need):

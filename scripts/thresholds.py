@@ -10,4 +10,4 @@ from brainuad.thresholds import thresholds
 
 tables = snakemake.input.scored, snakemake.input.sampled
 scores, samples = ([Path(name).parent for name in files] for files in tables)
-thresholds(scores, samples, Path(snakemake.output[0]))
+thresholds(scores, samples, Path(snakemake.output[0]), snakemake.params.references)

@@ -169,7 +169,7 @@ def test_without_validation_subjects_nothing_is_judged_and_the_reason_is_said(st
 
 def test_of_a_dataset_with_groups_the_reference_alone_is_healthy(study, monkeypatch):
     """A is a control, B a patient, C of no group; D is a patient in the second of its sessions."""
-    path = study.folder / "score/d/table.tsv"
+    path = study.folder / "samples/d/table.tsv"
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     groups = {"sub-A": "control", "sub-B": "patient", "sub-D_ses-1": "control", "sub-D_ses-2": "patient"}
     table.assign(group=table["scan"].map(groups).fillna("")).to_csv(path, sep="\t", index=False)

@@ -174,6 +174,18 @@ def test_intervals_of_few_subjects_are_said_to_be_narrow(compare):
     assert "few subjects" not in compare([table.assign(subjects=30) for table in TABLES]).markdown
 
 
+def test_what_is_undefined_of_one_model_falsifies_no_caption(compare):
+    """Its rows have no subjects, no images and no prevalence; those of the others have."""
+    nothing = {"value": np.nan, "subjects": 0, "n": 0, "prevalence": np.nan, "reason": "the map is constant"}
+    caption = compare([*TABLES[:-1], TABLES[-1].assign(**nothing)]).markdown.splitlines()[0]
+    assert "Of few subjects, here 12 at the least" in caption
+    assert "Test images: oasis 12, ixi 12." in caption
+    assert "has the prevalence as its AUPRC: hcp_synthetic 0.034." in caption
+    everything = compare([table.assign(**nothing) for table in TABLES]).markdown.splitlines()[0]
+    assert "few subjects" not in everything
+    assert "nan" not in everything
+
+
 def test_the_caption_says_which_intervals_are_of_the_bootstrap(compare):
     result = compare(TABLES)
     assert "over the test subjects (bootstrap). Of few subjects, here 12 at the least, intervals" in result.markdown

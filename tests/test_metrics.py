@@ -1,6 +1,8 @@
 import shutil
 import subprocess
 import sys
+import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from brainuad import measures
 from brainuad.catalogue import CATALOGUE
-from brainuad.cohort import Cohort
+from brainuad.cohort import Cohort, unusable
+from brainuad.counts import count
 from brainuad.metrics import COLUMNS, metrics
 from brainuad.resampling import draws, interval
 from brainuad.sample_set import SampleSet, SampleWriter
@@ -200,6 +203,16 @@ def test_dice_at_a_threshold_has_no_say_of_test_images(study, rate):
     assert found == pytest.approx(np.mean(wrong)), "false positives over normal pixels, not over all that is marked"
 
 
+def test_thresholds_of_the_map_are_no_other_maps(study):
+    table, _ = study(maps=("residual", "map"))
+    for name, pooling in (("dice_5", "pixels"), ("optimism", "subjects"), ("false_positive_rate_5", "subjects")):
+        assert np.isnan(value(table, name, "brain", "residual", pooling=pooling))
+        reason = value(table, name, "brain", "residual", "reason", pooling)
+        assert reason == "no threshold: those of rule thresholds are of the anomaly map, not of residual"
+        assert np.isfinite(value(table, name, "brain", pooling=pooling))
+    assert np.isfinite(value(table, "best_dice", "brain", "residual"))
+
+
 def test_optimism_is_the_gap_between_both_thresholds(study):
     table, _ = study()
     for pooling in ("pixels", "subjects"):
@@ -212,7 +225,7 @@ def test_without_validation_subjects_there_is_no_threshold(study):
     table, _ = study(splits=("test", "test", "test"))
     for name, pooling in (("dice_5", "pixels"), ("optimism", "subjects"), ("false_positive_rate_5", "subjects")):
         assert np.isnan(value(table, name, "brain", pooling=pooling))
-        assert "no validation subjects" in value(table, name, "brain", pooling=pooling, column="reason")
+        assert "no healthy validation subjects" in value(table, name, "brain", pooling=pooling, column="reason")
     assert np.isfinite(value(table, "best_dice", "brain"))
 
 
@@ -233,6 +246,26 @@ def test_maps_that_say_nothing_give_a_reason_and_no_number(study, change, reason
     assert wrong["reason"].str.contains(reason).all(), "no alarm at all is no merit of a map that says nothing"
     assert detected["value"].isna().all()
     assert detected["reason"].str.contains(reason).all()
+
+
+def test_a_map_that_is_constant_inside_the_brain_alone_has_no_false_positives(study):
+    """That none of its pixels is above a threshold is no merit."""
+
+    def constant_inside(array):
+        array = array.copy()
+        array[..., 4:20, 4:16] = 0.3
+        return array
+
+    table, _ = study(change={"map": constant_inside}, maps=("map",))
+    wrong = table[table["metric"].str.startswith("false_positive_rate")]
+    assert wrong["value"].isna().all()
+    assert set(wrong["reason"]) == {"the map is constant"}
+    assert np.isfinite(value(table, "auroc", "frame"))
+
+
+def test_maps_without_a_pixel_are_not_constant():
+    assert unusable([np.empty(0, np.float32)]) == unusable([]) == ""
+    assert unusable([np.empty(0, np.float32), np.ones(2, np.float32)]) == "the map is constant"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -295,21 +328,42 @@ def test_every_threshold_counts(study, region):
     assert value(table, "aupro", region, pooling="lesions") == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.fixture
-def large(tmp_path):
-    """Three test images with so many pixels that abnormal and normal ones share bins."""
-    generator, shape, maps = np.random.default_rng(0), (200, 160), []
-    writer = SampleWriter(tmp_path / "samples", 3, shape)
-    for index in range(3):
+def large_cohort(folder, subjects=3, scale=1):
+    """Test images with so many pixels that abnormal and normal ones share bins."""
+    generator, shape, maps = np.random.default_rng(0), (200 * scale, 160 * scale), []
+    writer = SampleWriter(folder / "samples", subjects, shape)
+    for index in range(subjects):
         brain, lesion = np.zeros((2, *shape), bool)
-        brain[20:180, 20:140], lesion[10:90, 30 : 60 + 10 * index], lesion[120:130, 100:110] = True, True, True
+        brain[20:180, 20:140], lesion[10:90, 30 : 60 + 10 * (index % 3)], lesion[120:130, 100:110] = True, True, True
         writer.add(generator.random(shape), brain, lesion, {"scan": f"sub-{index}", "subject": index, "split": "test"})
         maps.append(np.float32(generator.random((1, *shape)) + 0.3 * lesion))
     writer.close()
-    (tmp_path / "score").mkdir()
-    np.save(tmp_path / "score/map.npy", maps)
-    pd.DataFrame(writer.rows).to_csv(tmp_path / "score/table.tsv", sep="\t", index=False)
-    return Cohort(tmp_path / "score", SampleSet(tmp_path / "samples"))
+    (folder / "score").mkdir()
+    np.save(folder / "score/map.npy", maps)
+    pd.DataFrame(writer.rows).to_csv(folder / "score/table.tsv", sep="\t", index=False)
+    return Cohort(folder / "score", SampleSet(folder / "samples"))
+
+
+@pytest.fixture
+def large(tmp_path):
+    """Three of them."""
+    return large_cohort(tmp_path)
+
+
+def test_memory_does_not_grow_with_the_pixels_of_all_subjects(tmp_path, monkeypatch):
+    """But for the bins of each subject, it is that of one subject's pixels; kept, those of all would be 154 MB."""
+    monkeypatch.setattr(measures, "EXACT_PIXELS", 0)
+    peaks = {}
+    for subjects in (2, 60):
+        (tmp_path / str(subjects)).mkdir()
+        large = large_cohort(tmp_path / str(subjects), subjects, 4)
+        counted = {"frame": count(partial(large.pixels, "frame"), subjects, bins=64)}
+        rates, weights = {("frame", rate): 0.95 for rate in RATES}, draws("ixi", subjects, 5)
+        tracemalloc.start()
+        measures.detection_numbers(large, counted, weights, rates)
+        peaks[subjects] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[60] < 1.1 * peaks[2]
 
 
 @pytest.mark.filterwarnings("error")

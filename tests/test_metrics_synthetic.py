@@ -6,6 +6,7 @@ import pytest
 from scipy.ndimage import generate_binary_structure, label
 from sklearn.metrics import roc_auc_score
 
+from brainuad.cohort import Cohort
 from brainuad.metrics import metrics
 from brainuad.sample_set import SampleSet, SampleWriter
 from brainuad.synthetic import synthetic
@@ -15,8 +16,11 @@ SIZE, SUBJECTS, SPACING = (40, 36), 5, 2.0
 ANOMALIES = {"kinds": ["ellipse"], "size": [5, 12], "intensity": [0.2, 1.0], "centre": "brain", "seed": 1, "grid": None}
 
 
-def healthy_set(folder, lesions=None):
-    """Two images of each of five test subjects; ``lesions`` names images and where a lesion lies in them."""
+def healthy_set(folder, lesions=None, ill=()):
+    """Two images of each of five test subjects; ``lesions`` names images and where a lesion lies in them.
+
+    ``ill`` names subjects whose scan holds a lesion, be it in no image.
+    """
     generator, writer = np.random.default_rng(0), SampleWriter(folder, 2 * SUBJECTS + 1, SIZE)
     for index in range(2 * SUBJECTS + 1):
         brain = np.zeros(SIZE, bool)
@@ -27,6 +31,7 @@ def healthy_set(folder, lesions=None):
         image = generator.random(SIZE, dtype=np.float32)
         split = "test" if index < 2 * SUBJECTS else "validation"
         row = {"scan": f"sub-{index // 2}", "subject": str(index // 2), "split": split, "position": float(index % 2)}
+        row["scan_lesion"] = index // 2 in ill
         writer.add(image * brain, brain, lesion, row)
     writer.close()
     return SampleSet(folder)
@@ -128,6 +133,52 @@ def test_patients_are_ranked_against_controls(tmp_path):
     by_subject = truth.reshape(-1, 2).any(axis=1), values.reshape(-1, 2).mean(axis=1)
     assert table.loc["subject_auroc", "value"] == pytest.approx(roc_auc_score(*by_subject), abs=1e-12)
     assert table.loc["subject_auroc", "n"] == SUBJECTS
+
+
+def test_a_subject_whose_lesion_no_image_shows_is_no_control(tmp_path):
+    """Subject 1 is neither; subject 0 has a lesion in one of its images, the other of which is healthy."""
+    lesions = {0: [np.s_[10:20, 10:20]], 5: [np.s_[20:30, 10:30]]}
+    samples = healthy_set(tmp_path / "samples", lesions, ill=(0, 1, 2))
+    found = scored(tmp_path / "score", samples, 3)
+    table = evaluated(tmp_path, tmp_path / "score", samples)
+    test = np.array([row for row in samples.rows("test") if row // 2 != 1])
+    values = np.array([found["map"][row][samples.brain[row]].mean(dtype=float) for row in test])
+    truth = np.array([row in lesions for row in test])
+    assert table.loc["image_auroc", "n"] == len(test) == 2 * SUBJECTS - 2
+    assert table.loc["image_auroc", "value"] == pytest.approx(roc_auc_score(truth, values), abs=1e-12)
+    by_subject = truth.reshape(-1, 2).any(axis=1), values.reshape(-1, 2).mean(axis=1)
+    assert table.loc["subject_auroc", "n"] == SUBJECTS - 1
+    assert table.loc["subject_auroc", "value"] == pytest.approx(roc_auc_score(*by_subject), abs=1e-12)
+    subjects = pd.read_csv(tmp_path / "subjects.tsv", sep="\t")
+    assert subjects["lesion"].tolist() == [True, True, True, False, False]
+
+
+def test_an_original_of_a_scan_with_a_lesion_is_no_control(tmp_path):
+    """Its copies have their anomaly all the same, and its lesion is none of theirs."""
+    healthy = healthy_set(tmp_path / "healthy", ill=(3,))
+    synthetic(healthy.folder, tmp_path / "altered", ANOMALIES)
+    altered = SampleSet(tmp_path / "altered")
+    clean, found = scored(tmp_path / "clean", healthy, 1, most=8), scored(tmp_path / "found", altered, 2)
+    table = evaluated(tmp_path, tmp_path / "found", altered, (tmp_path / "clean", healthy.folder))
+    values = [scores[brain].mean(dtype=float) for scores, brain in zip(found["map"], altered.brain, strict=True)]
+    test = [row for row in healthy.rows("test") if row // 2 != 3]
+    values += [clean["map"][row][healthy.brain[row]].mean(dtype=float) for row in test]
+    truth = np.repeat([True, False], [2 * SUBJECTS, 2 * SUBJECTS - 2])
+    assert table.loc["image_auroc", "value"] == pytest.approx(roc_auc_score(truth, values), abs=1e-12)
+    assert table.loc["subject_auroc", "n"] == 2 * SUBJECTS - 1
+    assert Cohort(tmp_path / "found", altered).lesioned.all()
+    assert not Cohort(tmp_path / "found", altered).unseen.any()
+
+
+@pytest.mark.parametrize("column", ["scan_lesion", "nothing"])
+def test_tables_of_samples_without_the_column_are_read(tmp_path, column):
+    samples = healthy_set(tmp_path / "samples", ill=(1,))
+    scored(tmp_path / "score", samples, 3)
+    path = samples.folder / "table.tsv"
+    pd.read_csv(path, sep="\t").rename(columns={"scan_lesion": column}).to_csv(path, sep="\t", index=False)
+    cohort = Cohort(tmp_path / "score", SampleSet(samples.folder))
+    assert cohort.diseased.tolist() == [column == "scan_lesion" and row // 2 == 1 for row in samples.rows("test")]
+    assert (~cohort.healthy()).tolist() == cohort.diseased.tolist()
 
 
 def naive_curve(maps, lesions, brains, size=None):

@@ -317,7 +317,7 @@ def test_the_slice_with_most_anomaly_is_shown(make_sample_set, tmp_path):
 
 def test_false_positives_are_grouped_where_groups_are_known(study):
     parts = [report_scans.read(path).assign(model=m, dataset=d) for m, _, d, path in study.jobs("subjects")]
-    rows = pd.DataFrame(report_scans.group_rows(pd.concat(parts)))
+    rows = pd.DataFrame(report_scans.group_rows(pd.concat(parts), {}))
     groups = rows.groupby("grouping", sort=False)["group"].unique().map(list).to_dict()
     assert groups["dataset"] == ["oasis", "ixi", ANOMALOUS]
     assert groups["age"] == ["20\N{EN DASH}39", "40\N{EN DASH}59", "60\N{EN DASH}79"]
@@ -330,6 +330,48 @@ def test_false_positives_are_grouped_where_groups_are_known(study):
     assert own["value"] == pytest.approx(expected.mean())
     assert own["low"] < own["value"] < own["high"]
     assert own["n"] == len(expected)
+
+
+def rates(groups, lesion=False):
+    """Tables of two seeds of two models on one dataset, a subject for each group."""
+    rows = [
+        {"model": model, "dataset": "clinic", "subject": str(index), "group": group, "sex": "FM"[index % 2]}
+        | {"seed": seed, "lesion": lesion, report_scans.FALSE_POSITIVES: 0.01 * (index + 1) + 0.001 * seed}
+        for model in ("rae", "vqvae")
+        for seed in (1, 2)
+        for index, group in enumerate(groups)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_patients_known_by_their_group_alone_are_not_healthy():
+    """They have no mask; in the panel by group they stand beside the others."""
+    table = rates(["control", "control", "patient", ""])
+    rows = pd.DataFrame(report_scans.group_rows(table, {"clinic": "control"})).query("model == 'rae'")
+    assert rows.set_index(["grouping", "group"])["n"].to_dict() == {
+        ("dataset", "clinic"): 2,
+        ("group", "control"): 2,
+        ("group", "patient"): 1,
+        ("sex", "F"): 1,
+        ("sex", "M"): 1,
+    }
+    everybody = pd.DataFrame(report_scans.group_rows(table, {})).query("model == 'rae'")
+    assert everybody.set_index("grouping").loc["dataset", "n"] == 4, "nobody said who is healthy"
+
+
+def test_references_are_those_of_the_configuration(study):
+    assert report_scans.references(study) == {"oasis": TAG}
+
+
+def test_a_model_of_which_a_seed_has_no_rate_is_left_out():
+    """The other seed's is not its mean; a subject of whom nobody has one leaves nobody out."""
+    table = rates(["", "", ""])
+    broken = table[report_scans.FALSE_POSITIVES].mask((table["model"] == "rae") & (table["seed"] == 2))
+    rows = pd.DataFrame(report_scans.group_rows(table.assign(**{report_scans.FALSE_POSITIVES: broken}), {}))
+    assert set(rows["model"]) == {"vqvae"}
+    unknown = table[report_scans.FALSE_POSITIVES].mask(table["subject"] == "1")
+    rows = pd.DataFrame(report_scans.group_rows(table.assign(**{report_scans.FALSE_POSITIVES: unknown}), {}))
+    assert rows[rows["grouping"] == "dataset"].set_index("model")["n"].to_dict() == {"rae": 2, "vqvae": 2}
 
 
 def test_groups_are_compared_and_what_to_mind_comes_first(study):

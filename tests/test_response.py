@@ -77,6 +77,13 @@ def test_a_map_that_says_nothing_has_a_reason_and_no_number(respond, value, reas
     assert table["prevalence"].between(0.001, 0.2).all()
 
 
+def test_a_map_that_is_constant_inside_the_brain_alone_says_nothing(respond):
+    """Its background differs, which no number of a cell is of."""
+    table = respond(lambda samples: np.where(samples.brain, 0.6, 0.1))
+    assert table[MEASURES].isna().all(axis=None)
+    assert set(table["reason"]) == {"the map is constant"}
+
+
 def test_intervals_are_over_subjects(respond):
     """Three samples of a cell are of three subjects, two of which are found."""
 
@@ -112,8 +119,8 @@ def test_cells_are_kept_apart(respond):
     table = respond(known)
     meant = (table["size"] == 8) & (table["intensity"] == 1)
     assert table.loc[meant, ["average_precision", "detection"]].eq(1).all(axis=None)
-    assert table.loc[~meant, "detection"].eq(0).all()
-    assert table.loc[~meant, "average_precision"].tolist() == pytest.approx(table.loc[~meant, "prevalence"].tolist())
+    assert table.loc[~meant, MEASURES].isna().all(axis=None)
+    assert set(table.loc[~meant, "reason"]) == {"the map is constant"}
 
 
 def test_a_missing_threshold_leaves_detection_empty_and_says_why(respond, tmp_path):
@@ -195,6 +202,15 @@ def test_heat_maps_have_a_row_a_model_and_a_column_a_kind():
     assert {axis.images[0].get_clim() for row in rows for axis in row} == {(0, 1)}, "one colour scale"
     assert [label.get_text() for label in rows[1][0].get_yticklabels()] == ["6 px", "12 px"]
     assert "mean of 2 seeds" in " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+
+
+def test_a_broken_seed_leaves_no_mean_of_the_others():
+    table = responses(seeds=(1, 2))
+    table.loc[(table["model"] == "rae") & (table["seed"] == 2), ["average_precision", "detection"]] = np.nan
+    for measure, first in (("average_precision", 1), ("detection", 0)):
+        rows = maps(surface_figure(table, measure, {"models": LABELS, "simulated": False}))[first:]
+        assert {text.get_text() for text in rows[0][0].texts[:6]} == {"\N{EN DASH}"}
+        assert "\N{EN DASH}" not in {text.get_text() for text in rows[1][0].texts[:6]}
 
 
 @pytest.mark.parametrize("simulated", [True, False])

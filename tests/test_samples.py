@@ -70,6 +70,15 @@ def test_the_lesion_lies_where_it_lay(dataset):
     assert [bool(mask.any()) for mask in made.lesion] == [False, False, False, True]
 
 
+def test_a_lesion_that_no_slice_shows_is_on_record(dataset):
+    made = make(dataset, {**SETTINGS, "positions": [2.0, 6.0]})
+    assert not made.lesion.any()
+    assert list(made.table["scan_lesion"].astype(str)) == ["False", "False", "True", "True"]
+    lesion = dataset / "scans/sub-A_ses-2/lesion.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE), lesion)
+    assert not make(dataset).table["scan_lesion"].any(), "an empty mask says that there is none"
+
+
 def test_the_table_has_all_columns_and_leaves_excluded_scans_out(dataset):
     table = make(dataset).table
     assert list(table.columns) == list(COLUMNS)

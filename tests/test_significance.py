@@ -7,7 +7,17 @@ from scipy import stats
 from scipy.stats import rankdata
 
 from brainuad.metrics import COLUMNS
-from brainuad.significance import PAIR_COLUMNS, RANK_COLUMNS, holm, mean_ranks, sign_flip, significance
+from brainuad.resampling import draws, interval
+from brainuad.significance import (
+    PAIR_COLUMNS,
+    RANK_COLUMNS,
+    TESTED,
+    compared,
+    holm,
+    mean_ranks,
+    sign_flip,
+    significance,
+)
 
 NUMBERS = [("average_precision", "brain", "subjects", "map"), ("ssim", "brain", "images", "reconstruction")]
 SETTINGS = {
@@ -26,11 +36,11 @@ def mean(values):
 def tested(tmp_path):
     """A function that writes the tables of three models of two seeds and tests them."""
 
-    def judged(shift=0.1, subjects=14, undefined=(), broken=None):
+    def judged(shift=0.1, subjects=14, undefined=(), broken=None, anomalous=True):
         generator = np.random.default_rng(0)
         names = [f"s{index}" for index in range(subjects)]
         common = generator.normal(0.5, 0.2, subjects)
-        paths = {"metrics": [], "replicates": [], "subjects": []}
+        paths = {"metrics": [], "subjects": []}
         for model, gain in (("good", 0.0), ("better", shift), ("floor", -2 * shift)):
             for seed in (1, 2):
                 values = common + gain + generator.normal(0, 0.02, subjects)
@@ -46,18 +56,19 @@ def tested(tmp_path):
                         "pooling": p,
                         "map": map_,
                     }
-                    for m, r, p, map_ in NUMBERS
+                    for m, r, p, map_ in NUMBERS[0 if anomalous else 1 :]
                 ]
-                table = pd.DataFrame(rows).assign(value=mean(values), subjects=subjects).reindex(columns=list(COLUMNS))
+                table = pd.DataFrame(rows).assign(
+                    value=-gain, subjects=subjects
+                )  # as of unequal sessions: not their mean
+                table = table.reindex(columns=list(COLUMNS))
                 stem = tmp_path / f"{model}-{seed}"
                 table.to_csv(f"{stem}.tsv", sep="\t", index=False)
-                draws = mean(values) + generator.normal(0, 0.01, (2, 300))
-                np.savez(f"{stem}.npz", replicates=draws)
                 own = {f"{m}/{r}/{p}": values for m, r, p, _ in NUMBERS}
-                pd.DataFrame({"subject": names, "lesion": True, **own}).to_csv(
+                pd.DataFrame({"subject": names, "lesion": anomalous, **own}).to_csv(
                     f"{stem}.subjects.tsv", sep="\t", index=False
                 )
-                for name, end in (("metrics", "tsv"), ("replicates", "npz"), ("subjects", "subjects.tsv")):
+                for name, end in (("metrics", "tsv"), ("subjects", "subjects.tsv")):
                     paths[name].append(f"{stem}.{end}")
         out = tmp_path / "out"
         significance(**paths, pairs=out / "p.tsv", ranks=out / "r.tsv", figure=out / "f.png", settings=SETTINGS)
@@ -98,6 +109,50 @@ def test_a_difference_in_every_subject_is_found(tested):
     ranks = tested(shift=0.01)[1]
     assert (ranks["low"] < ranks["rank"]).all()
     assert (ranks["rank"] < ranks["high"]).all()
+
+
+def test_the_difference_is_of_what_is_tested():
+    """Value, interval and p are of one mean over the subjects; its draws are those of the table of numbers."""
+    generator = np.random.default_rng(3)
+    values = pd.DataFrame({name: generator.normal(size=12) for name in ("a", "b", "c")})
+    values.loc[2, "c"] = np.nan
+    key = ("ixi", "ssim", "brain", "images")
+    rows = {(row["model_a"], row["model_b"]): row for row in compared(key, values, 400)}
+    weights = draws("ixi", 12, 400)
+    for first, second in (("a", "b"), ("a", "c")):
+        known = values[first].notna() & values[second].notna()
+        each, row = (values[first] - values[second])[known].to_numpy(), rows[first, second]
+        assert (row["n"], row["difference"]) == (known.sum(), pytest.approx(each.mean()))
+        drawn = weights[:, known] @ each / weights[:, known].sum(axis=1)
+        assert (row["low"], row["high"]) == pytest.approx(interval(each.mean(), drawn, known.sum()))
+        assert row["p"] == sign_flip(each)
+    nothing = compared(key, values.assign(b=np.nan), 50)[0]
+    assert np.isnan([nothing[name] for name in ("difference", "low", "high", "p")]).all()
+
+
+def test_a_subject_of_many_sessions_counts_once(tested, tmp_path):
+    """The mean over images, which the tables of numbers hold, is not what the subjects are tested by."""
+    pairs, _ = tested(anomalous=False)
+    own = [
+        pd.read_csv(tmp_path / f"{model}-{seed}.subjects.tsv", sep="\t")["ssim/brain/images"]
+        for model in ("good", "better")
+        for seed in (1, 2)
+    ]
+    expected = np.mean(own[:2], axis=0) - np.mean(own[2:], axis=0)
+    assert pairs["metric"].eq("ssim").all()
+    assert pairs["difference"].iloc[0] == pytest.approx(expected.mean())
+    assert pairs["low"].iloc[0] < expected.mean() < pairs["high"].iloc[0]
+
+
+def test_only_what_subjects_have_is_tested(tested, capsys):
+    """FROC is of all lesions together: that no seed has one by subject says nothing of a seed."""
+    assert {number for numbers in TESTED.values() for number in numbers} == {
+        ("ssim", "brain", "images"),
+        ("average_precision", "brain", "subjects"),
+        ("dice_5", "brain", "subjects"),
+    }
+    tested()
+    assert "froc" not in capsys.readouterr().out
 
 
 def test_no_difference_is_not_found(tested):

@@ -56,39 +56,59 @@ def test_ties_never_exceed_the_rate():
 def study(tmp_path):
     """A function that writes one scored sample set and reads the thresholds made of it."""
 
-    def written(splits):
+    def written(splits, ill=(), groups=None, scale=None, references=None):
         generator, maps = np.random.default_rng(0), []
         writer = SampleWriter(tmp_path / "samples", len(splits), (8, 9))
         for index, split in enumerate(splits):
             brain, lesion = generator.random((8, 9)) < 0.6, np.zeros((8, 9), bool)
-            lesion[0, 0] = brain[0, 0] = True
-            writer.add(generator.random((8, 9)), brain, lesion, {"scan": f"sub-{index}", "split": split})
-            maps.append(generator.random((1, 8, 9), dtype=np.float32))
-            maps[-1][0, 0, 0] = 9.0
+            lesion[0, 0] = index in ill
+            row = {"scan": f"sub-{index}", "subject": str(index // 2), "split": split}
+            writer.add(generator.random((8, 9)), brain, lesion, {**row, "group": groups[index] if groups else ""})
+            maps.append(generator.random((1, 8, 9), dtype=np.float32) * (scale[index] if scale else 1))
         writer.close()
         scored = [index for index, split in enumerate(splits) if split != "train"]
         (tmp_path / "score").mkdir()
         np.save(tmp_path / "score/map.npy", np.stack(maps)[scored])
         table = pd.DataFrame({"sample": scored, "split": [splits[index] for index in scored]})
         table.to_csv(tmp_path / "score/table.tsv", sep="\t", index=False)
-        thresholds([tmp_path / "score"], [tmp_path / "samples"], tmp_path / "out/thresholds.tsv")
+        thresholds([tmp_path / "score"], [tmp_path / "samples"], tmp_path / "out/thresholds.tsv", references)
         brains = np.load(tmp_path / "samples/brain.npy")
         return tmp_path / "out/thresholds.tsv", np.stack(maps), brains
 
     return written
 
 
-def test_only_healthy_pixels_of_validation_subjects_count(study):
-    path, maps, brain = study(["train", "validation", "test", "validation"])
-    known = read_thresholds(path)
-    pixels = [maps[row][brain[row]] for row in (1, 3)]
-    values = np.concatenate([array[array < 9] for array in pixels])
-    assert known["brain", 0.05] == pytest.approx(threshold_at(values, 0.05))
-    assert known["frame", 0.05] < 9, "lesions are no healthy pixels"
-    assert set(known) == {(region, rate) for region in ("frame", "brain") for rate in RATES}
+def expected(maps, brain, rows):
+    """The thresholds of the pixels of those rows."""
+    values = {"frame": [maps[row].ravel() for row in rows], "brain": [maps[row][brain[row]] for row in rows]}
+    return {
+        (region, rate): pytest.approx(threshold_at(np.concatenate(parts), rate))
+        for region, parts in values.items()
+        for rate in RATES
+    }
+
+
+def test_only_validation_subjects_count_and_none_with_a_lesion(study):
+    """Images 4 and 5 are of one subject, whose lesion shows in the first of them."""
+    path, maps, brain = study(["train", "train", "validation", "validation", "validation", "validation", "test"], [4])
+    assert read_thresholds(path) == expected(maps, brain, [2, 3])
+
+
+def test_patients_and_those_of_no_group_are_not_healthy(study):
+    """Patients without a mask score ten times as high; the subject of images 4 and 5 is one in the second of them."""
+    groups = ["control", "control", "patient", "patient", "control", "patient", "", ""]
+    scale = [10 if group == "patient" else 1 for group in groups]
+    path, maps, brain = study(["validation"] * 8, groups=groups, scale=scale, references=["control"])
+    assert read_thresholds(path) == expected(maps, brain, [0, 1])
+    assert set(pd.read_csv(path, sep="\t")["n"]) == {2 * 72, brain[:2].sum()}
+
+
+def test_without_a_reference_all_groups_are_healthy(study):
+    path, maps, brain = study(["validation"] * 4, groups=["a", "a", "b", "b"], references=[None])
+    assert read_thresholds(path) == expected(maps, brain, range(4))
 
 
 def test_without_validation_subjects_there_is_a_reason(study):
     path, _, _ = study(["train", "test"])
-    assert pd.read_csv(path, sep="\t")["reason"].str.contains("no validation subject").all()
+    assert pd.read_csv(path, sep="\t")["reason"].str.contains("no healthy validation subject").all()
     assert all(np.isnan(value) for value in read_thresholds(path).values())

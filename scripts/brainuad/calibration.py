@@ -15,16 +15,17 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 
+from brainuad.cohort import Cohort
 from brainuad.grids import Frame
 from brainuad.provenance import commit, digest
 from brainuad.sample_set import SampleSet
+from brainuad.thresholds import NOBODY
 
 __all__ = ["MEASURES", "Calibration", "calibration", "scan_stack", "smooth"]
 
 MEASURES = ("correlation", "overlap", "brain_volume_ml", "bias_range")
 IMAGES = {"mean": np.float32, "std": np.float32, "count": np.int16}
 RECORD = "calibration.json"
-NOBODY = "no healthy validation subjects: give a training dataset a `split.validation`, and controls with `groups`"
 FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in standard deviations
 
 
@@ -60,7 +61,8 @@ def calibration(
     subjects = 0
     smoothing = settings["maps"]["smoothing"]
     for score, known, reference in zip(scores, sets, settings["references"], strict=True):
-        for value, present in healthy_subjects(Path(score), known, frame, smoothing, reference):
+        cohort = Cohort(Path(score), known, "validation")
+        for value, present in healthy_subjects(cohort, frame, smoothing, reference):
             subjects += 1
             count += present
             change = np.where(present, value - mean, 0)
@@ -140,22 +142,15 @@ class Calibration:
 
 
 def healthy_subjects(
-    score: Path, samples: SampleSet, frame: Frame, smoothing: float, reference: str | None = None
+    cohort: Cohort, frame: Frame, smoothing: float, reference: str | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each healthy validation subject its anomaly map on the template's grid, and where it has brain.
-
-    With a reference those of another group in any session are not healthy, nor those of no group.
-    """
-    labels = dict.fromkeys(("subject", "scan", "group"), str)
-    scored = pd.read_csv(score / "table.tsv", sep="\t", dtype=labels, keep_default_na=False)
-    maps = np.load(score / "map.npy", mmap_mode="r")
-    scored = scored.assign(place=range(len(scored)))
-    for _, rows in scored[scored["split"] == "validation"].groupby("subject", sort=True):
-        if samples.lesion[rows["sample"]].any() or (reference is not None and rows["group"].ne(reference).any()):
-            continue
+    """Of each subject of a cohort that is healthy its anomaly map on the template's grid, and where it has brain."""
+    table = cohort.table.assign(place=cohort.places, sample=cohort.rows, owner=cohort.owner)
+    maps = cohort.array("map")
+    for _, rows in table[cohort.healthy(reference)].groupby("owner"):
         total, times = np.zeros(frame.shape), np.zeros(frame.shape, np.int16)
         for _, scan in rows.groupby("scan", sort=True):
-            volume, brain = scan_stack(scan, maps, samples, frame, smoothing)
+            volume, brain = scan_stack(scan, maps, cohort.samples, frame, smoothing)
             total += np.where(brain, volume, 0)
             times += brain
         yield total / np.maximum(times, 1), times > 0

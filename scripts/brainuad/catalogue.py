@@ -289,7 +289,8 @@ CATALOGUE = {
             name="image_auroc",
             title="Image AUROC",
             formula="AUROC of images with and without a lesion, an image scored by the mean of its map over the "
-            "brain; of a synthetic cohort the healthy images are its originals",
+            "brain; of a synthetic cohort the healthy images are its originals; a scan whose lesion none of its "
+            "samples shows is neither, and left out",
             range="0 to 1; 0.5 for scores that know nothing",
             direction=HIGHER,
             regions="brain",

@@ -1,5 +1,7 @@
 """The test images of a dataset with what one model made of them, and the numbers that are drawn from them.
 
+Those of another split are a cohort, too: thresholds come from the validation images.
+
 A number carries, beside its value, the values that the same draws of subjects give (``replicates``) and, where it is a
 mean over subjects or images, each subject's own (``subjects``), by which models are compared in pairs.
 """
@@ -65,10 +67,12 @@ class Cohort:
     Attributes:
         score: score folder.
         samples: the sample set that was scored.
+        split: whose images are meant, in place of the test images.
     """
 
     score: Path
     samples: SampleSet
+    split: str = "test"
 
     @cached_property
     def scored(self) -> pd.DataFrame:
@@ -77,17 +81,17 @@ class Cohort:
 
     @cached_property
     def places(self) -> np.ndarray:
-        """Rows of the test images in the score folder."""
-        return np.flatnonzero(self.scored["split"] == "test")
+        """Rows of the images in the score folder."""
+        return np.flatnonzero(self.scored["split"] == self.split)
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """Rows of the test images in the sample set."""
+        """Rows of the images in the sample set."""
         return self.scored["sample"].to_numpy()[self.places]
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The sample set's table of the test images."""
+        """The sample set's table of the images."""
         return self.samples.table.iloc[self.rows].reset_index(drop=True)
 
     @cached_property
@@ -106,17 +110,42 @@ class Cohort:
         number = {name: index for index, name in enumerate(self.subjects)}
         return np.array([number[name] for name in self.names], dtype=int)
 
+    @cached_property
+    def lesioned(self) -> np.ndarray:
+        """Whether each image holds a lesion, (images,)."""
+        return np.array([lesion.any() for _, lesion in self.masks()], dtype=bool)
+
+    @cached_property
+    def diseased(self) -> np.ndarray:
+        """Whether each image holds a lesion, or its scan is known to hold one that it may not show, (images,)."""
+        known = self.table.reindex(columns=["scan_lesion"]).astype(str).eq("True")
+        return self.lesioned | known["scan_lesion"].to_numpy()
+
+    @property
+    def unseen(self) -> np.ndarray:
+        """Whether the scan of each image holds a lesion that none of its images shows, (images,)."""
+        scan = self.table["scan"].to_numpy()
+        return self.diseased & ~np.isin(scan, scan[self.lesioned])
+
+    def healthy(self, reference: str | None = None) -> np.ndarray:
+        """Whether each image is one of a healthy subject, (images,): of one without a lesion in any scan.
+
+        With a reference those of another group in any session are not healthy, nor those of no group.
+        """
+        ill = self.diseased if reference is None else self.diseased | self.table["group"].ne(reference).to_numpy()
+        return ~np.isin(self.owner, self.owner[ill])
+
     def array(self, name: str) -> np.ndarray:
         """One array of the score folder, see :func:`open_scores`."""
         return open_scores(self.score / f"{name}.npy")
 
     def images(self, name: str) -> Iterator[np.ndarray]:
-        """That array of each test image, (*size)."""
+        """That array of each image, (*size)."""
         array = self.array(name)
         return (np.asarray(array[place, 0]) for place in self.places)
 
     def masks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Brain and lesion of each test image, (*size)."""
+        """Brain and lesion of each image, (*size)."""
         return ((self.samples.brain[row, 0], self.samples.lesion[row, 0]) for row in self.rows)
 
     def pixels(self, region: str, name: str = "map") -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -152,11 +181,14 @@ def open_scores(path: Path) -> np.ndarray:
 
 
 def unusable(images: Iterable[np.ndarray]) -> str:
-    """Why maps say nothing, being NaN or infinite somewhere or the same everywhere; empty if they say something."""
-    bounds = np.array([(image.min(), image.max()) for image in images])  # NaN where an image holds any
+    """Why maps say nothing, being NaN or infinite somewhere or the same everywhere; empty if they say something.
+
+    Of maps without a pixel there is nothing to say.
+    """
+    bounds = np.array([(image.min(), image.max()) for image in images if image.size])  # NaN where an image holds any
     if not np.isfinite(bounds).all():
         return NOT_FINITE
-    return CONSTANT if bounds.min() == bounds.max() else ""
+    return CONSTANT if bounds.size and bounds.min() == bounds.max() else ""
 
 
 def mean_number(

@@ -23,7 +23,6 @@ __all__ = [
 ]
 
 EXACT_PIXELS = 1 << 24  # values of no more pixels are exact, those of more to 1e-6 or so; draws are from bins
-NO_THRESHOLD = "no threshold: the training datasets have no validation subjects"
 POOLED = ("auroc", "average_precision", "precision_gain", "best_dice", "dice_1", "dice_5", "optimism", "fpr_at_95_tpr")
 BY_SUBJECT = ("auroc", "average_precision", "best_dice", "dice_1", "dice_5", "optimism")
 
@@ -160,7 +159,7 @@ def pooled_numbers(counts: Counts, above: dict, weights: np.ndarray, region: str
     at_one, at_five = (detection.dice(everyone @ true, everyone @ false, abnormal) for true, false in above.values())
     values = (ranked, precision, gain, best, at_one, at_five, best - at_five, missed)
     deciding = np.count_nonzero(counts.positives.sum(axis=1))
-    keys = {"region": region, "map": name, "reason": NO_THRESHOLD, "deciding": deciding}
+    keys = {"region": region, "map": name, "reason": no_threshold(name), "deciding": deciding}
     rows = [
         number_of(value, metric=metric, pooling="pixels", **keys) for metric, value in zip(POOLED, values, strict=True)
     ]
@@ -204,13 +203,25 @@ def subject_numbers(
         best.value, best.subjects = detection.best_mean_dice(cohort.by_subject(region, name))
     at_one, at_five = (
         mean_number(
-            detection.dice(true, false, abnormal), owner, weights, NO_THRESHOLD, metric=at_rate("dice", rate), **keys
+            detection.dice(true, false, abnormal),
+            owner,
+            weights,
+            no_threshold(name),
+            metric=at_rate("dice", rate),
+            **keys,
         )
         for rate, (true, false) in above.items()
     )
-    gap = mean_number(best.subjects - at_five.subjects, owner, weights, NO_THRESHOLD, metric="optimism", **keys)
+    gap = mean_number(best.subjects - at_five.subjects, owner, weights, no_threshold(name), metric="optimism", **keys)
     gap.replicates = best.replicates - at_five.replicates  # the best threshold of each draw
     return [*rows, best, at_one, at_five, gap]
+
+
+def no_threshold(name: str) -> str:
+    """Why a map has no threshold."""
+    if name != "map":
+        return f"no threshold: those of rule thresholds are of the anomaly map, not of {name}"
+    return "no threshold: the training datasets have no healthy validation subjects"
 
 
 def at_rate(metric: str, rate: float) -> str:
@@ -220,9 +231,11 @@ def at_rate(metric: str, rate: float) -> str:
 
 def constant_subjects(cohort: Cohort, region: str, name: str) -> str:
     """Whose map is constant, though there is something to find; empty for nobody's."""
-    both = [parts for parts in cohort.by_subject(region, name) if parts[1].any() and not parts[1].all()]
-    constant = sum(scores.min() == scores.max() for scores, _ in both)
-    return f"{CONSTANT} in {constant} of {len(both)} subjects" if constant else ""
+    constant = both = 0
+    for scores, truth in cohort.by_subject(region, name):
+        if truth.any() and not truth.all():
+            both, constant = both + 1, constant + (scores.min() == scores.max())
+    return f"{CONSTANT} in {constant} of {both} subjects" if constant else ""
 
 
 def subject_areas(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -236,7 +249,8 @@ def false_positive_numbers(
     cohort: Cohort, weights: np.ndarray, thresholds: dict[tuple[str, float], float], name: str = "map"
 ) -> list[Number]:
     """The share of each subject's normal pixels in the brain that a threshold from other healthy subjects lets pass."""
-    numbers, broken = [], unusable(cohort.images(name))
+    inside = (scores[brain] for scores, (brain, _) in zip(cohort.images(name), cohort.masks(), strict=True))
+    numbers, broken = [], unusable(cohort.images(name)) or unusable(inside)
     for rate in RATES:
         threshold, counts = thresholds["brain", rate], np.zeros((2, len(cohort.subjects)))
         for subject, scores, lesion in cohort.pixels("brain", name):
@@ -247,7 +261,7 @@ def false_positive_numbers(
         keys = {"metric": at_rate("false_positive_rate", rate), "region": "brain", "pooling": "subjects", "map": name}
         reason = "no subject has a normal pixel"
         if broken or np.isnan(threshold):
-            shares, reason = np.full(len(shares), np.nan), broken or NO_THRESHOLD
+            shares, reason = np.full(len(shares), np.nan), broken or no_threshold(name)
         numbers.append(mean_number(shares, np.arange(len(shares)), weights, reason, **keys))
     return numbers
 
@@ -289,21 +303,23 @@ def lesion_numbers(
 def image_numbers(cohort: Cohort, healthy: Cohort | None, weights: np.ndarray, name: str = "map") -> list[Number]:
     """Whether images and subjects with a lesion score higher than those without, by the mean of the map over the brain.
 
+    A scan whose lesion no image shows is left out, and so is an original that is no image of a healthy scan.
+
     Args:
         cohort: the dataset.
         healthy: for a synthetic dataset, the images that its anomalies were put into.
         weights: draws of the subjects.
         name: the map.
     """
-    truth = [bool(lesion.any()) for _, lesion in cohort.masks()]
+    truth, unclear = list(cohort.lesioned), list(cohort.unseen)
     owner, values = list(cohort.owner), list(brain_means(cohort, name))
     if healthy is not None:
         number = {subject: index for index, subject in enumerate(cohort.subjects)}
-        means = zip(healthy.names, brain_means(healthy, name), strict=True)
-        shared = [(number[who], value) for who, value in means if who in number]
+        means = zip(healthy.names, brain_means(healthy, name), healthy.diseased, strict=True)
+        shared = [(number[who], value) for who, value, diseased in means if who in number and not diseased]
         owner, values = owner + [who for who, _ in shared], values + [value for _, value in shared]
-        truth += [False] * len(shared)
-    known = [value is not None for value in values]
+        truth, unclear = truth + [False] * len(shared), unclear + [False] * len(shared)
+    known = [value is not None and not left_out for value, left_out in zip(values, unclear, strict=True)]
     frame = pd.DataFrame({"owner": owner, "truth": truth, "value": values})[known].astype({"value": float})
     subjects = frame.groupby(["owner", "truth"], as_index=False)["value"].mean()
     if healthy is None:  # a subject with a lesion in any image has one

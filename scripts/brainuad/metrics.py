@@ -49,8 +49,8 @@ def metrics(
         table: TSV to write, with the columns of ``COLUMNS``: ``n`` counts what ``pooling`` names, ``subjects`` those
             that decide it, ``prevalence`` is the share of abnormal pixels in the region, ``low`` and ``high`` bound the
             interval; what is undefined is empty (NaN) and has a ``reason``, as has a missing interval.
-        subjects: TSV to write: a row a subject, its group, age, sex and site, whether it has a ``lesion``, and its own
-            value of each number that has one, in columns ``metric/region/pooling``.
+        subjects: TSV to write: a row a subject, its group, age, sex and site, whether it has a ``lesion`` (be it where
+            no sample is cut), and its own value of each number that has one, in columns ``metric/region/pooling``.
         curves: TSV to write: points of the ROC and precision-recall curves.
         replicates: NPZ to write: ``replicates`` (numbers, resamples), the values of each row over the draws.
         dataset: name for the rows, and for the draws.
@@ -58,7 +58,8 @@ def metrics(
         seed: for the rows.
         settings: ``resamples`` and ``spacing`` (pixel size in mm).
         healthy: of a synthetic dataset, score folder and sample set of the images its anomalies were put into.
-        maps: arrays of the score folder that are held against the masks, such as ``residual`` besides ``map``.
+        maps: arrays of the score folder that are held against the masks, such as ``residual`` besides ``map``, whose
+            thresholds are no other's.
 
     Raises:
         ValueError: the scores hold no test samples.
@@ -74,10 +75,11 @@ def metrics(
     numbers = measures.similarity_numbers(cohort, weights, originals.samples if originals else None)
     points = measures.curves({})
     for name in maps:
-        numbers += measures.false_positive_numbers(cohort, weights, known, name)
-        if any(lesion.any() for _, lesion in cohort.masks()):
+        own = known if name == "map" else dict.fromkeys(known, np.nan)
+        numbers += measures.false_positive_numbers(cohort, weights, own, name)
+        if cohort.lesioned.any():
             counted = measures.count_regions(cohort, name)
-            numbers += measures.detection_numbers(cohort, counted, weights, known, name)
+            numbers += measures.detection_numbers(cohort, counted, weights, own, name)
             numbers += measures.lesion_numbers(cohort, counted["brain"], weights, settings["spacing"], name)
             numbers += measures.image_numbers(cohort, originals, weights, name)
             points = measures.curves(counted) if name == "map" else points
@@ -124,7 +126,7 @@ def subject_table(cohort: Cohort, numbers: list[Number]) -> pd.DataFrame:
         if number.subjects is not None and number.map in ("map", "reconstruction")
     }
     lesion = np.zeros(len(cohort.subjects), bool)
-    np.logical_or.at(lesion, cohort.owner, [mask.any() for _, mask in cohort.masks()])
+    np.logical_or.at(lesion, cohort.owner, cohort.diseased)
     labels = labels.reindex(columns=list(SUBJECT_COLUMNS)).assign(lesion=lesion)
     return pd.concat([labels, pd.DataFrame(columns)], axis=1)
 

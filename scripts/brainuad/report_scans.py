@@ -170,13 +170,13 @@ def false_positives(study: Study) -> Section:
     parts = [read(path).assign(model=model, dataset=dataset) for model, _, dataset, path in study.jobs("subjects")]
     if not parts or FALSE_POSITIVES not in (table := pd.concat(parts)):
         return Section("false-positives", "False positives on healthy scans")
-    table = table[~table["lesion"]].dropna(subset=[FALSE_POSITIVES])
-    result = pd.DataFrame(group_rows(table))
+    result = pd.DataFrame(group_rows(table[~table["lesion"]], references(study)))
     if not len(result):
         return Section("false-positives", "False positives on healthy scans")
     caption = (
         "Mean over subjects with its 95 % bootstrap interval. Dashed: the 5 % that the threshold lets pass on "
-        "healthy validation scans. A group further right has more false alarms; n counts subjects."
+        "healthy validation scans. A group further right has more false alarms; n counts subjects: those without a "
+        "lesion and, where a dataset compares groups, of its reference group, but in the panel by group of all."
     )
     figure = report_figures.rates(result, study.look, TARGET)
     blocks = [Picture(embedded(figure), caption, "Pixels marked on healthy scans")]
@@ -187,19 +187,35 @@ def false_positives(study: Study) -> Section:
     return Section("false-positives", "False positives on healthy scans", blocks)
 
 
-def group_rows(table: pd.DataFrame) -> list[dict]:
-    """A row for each grouping, group and model: mean over subjects, interval, number of subjects."""
+def references(study: Study) -> dict[str, str]:
+    """The healthy group of each dataset that compares groups."""
+    entries = study.settings["configuration"].get("datasets", {})
+    return {name: entry["groups"]["reference"] for name, entry in entries.items() if entry.get("groups")}
+
+
+def group_rows(table: pd.DataFrame, references: dict[str, str]) -> list[dict]:
+    """A row for each grouping, group and model: mean over subjects, interval, number of subjects.
+
+    A subject of whom nothing has a value is left out, and a model of which a seed lacks one that others have: what is
+    left of it is not its mean. Groups that are not the reference of their dataset are in the grouping ``group`` alone.
+    """
+    table = table[table.groupby(["dataset", "subject"])[FALSE_POSITIVES].transform("count") > 0]
+    healthy = table["dataset"].map(references).isna() | table["group"].eq(table["dataset"].map(references))
     groupings = {"dataset": table["dataset"], "group": table.get("group")}
     groupings |= {"age": bands(table.get("age")), "sex": table.get("sex"), "site": table.get("site")}
     rows = []
     for grouping, labels in groupings.items():
         if labels is None or (grouping != "dataset" and not informative(labels, table["dataset"])):
             continue
-        named = table.assign(label=labels.replace("", np.nan)).dropna(subset=["label"])
+        named = table.assign(label=labels.replace("", np.nan))[healthy | (grouping == "group")].dropna(subset=["label"])
         order = sorted(named["label"].unique()) if grouping != "dataset" else named["label"].unique()
         for label in order:
             for model, own in named[named["label"] == label].groupby("model", sort=False):
-                values = own.groupby(["dataset", "subject"])[FALSE_POSITIVES].mean().to_numpy()
+                values = (
+                    own.groupby(["dataset", "subject"])[FALSE_POSITIVES].agg(pd.Series.mean, skipna=False).to_numpy()
+                )
+                if np.isnan(values).any():
+                    continue
                 low, high = mean_interval(values)
                 entry = {"grouping": grouping, "group": label, "model": model, "value": values.mean()}
                 rows.append({**entry, "low": low, "high": high, "n": len(values)})

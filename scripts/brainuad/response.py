@@ -58,13 +58,15 @@ def response(
         raise ValueError(f"{score / 'table.tsv'} has no cells of a grid: dataset {dataset} needs `anomalies.grid`.")
     maps = open_scores(score / "map.npy")
     threshold, missing = threshold_of(thresholds)
-    broken, rows = unusable(maps), []
+    unfit, rows = unusable(maps), []
     for cell, group in scored.groupby(list(CELL), sort=False):
         names = samples.table.iloc[group["sample"]]
         owner = names["subject"].where(names["subject"].ne(""), names["scan"]).to_numpy()
         lesion, brain = (array[group["sample"]] for array in (samples.lesion, samples.brain))
         weights = draws(dataset, len(set(owner)), resamples)
-        found = {} if broken else measures(maps[group.index], lesion, brain, threshold, owner, weights)
+        scores = maps[group.index]
+        broken = unfit or unusable([scores[brain]])
+        found = {} if broken else measures(scores, lesion, brain, threshold, owner, weights)
         share = lesion[brain].mean() if brain.any() else np.nan
         reason = broken or (missing if np.isfinite(share) else "no brain in the samples of this cell")
         if share == 0:

@@ -49,7 +49,7 @@ def surface_figure(table: pd.DataFrame, measure: str, settings: dict) -> Figure:
         measure: ``average_precision``, which has a row for the prevalence, or ``detection``.
         settings: see :func:`response_surface`.
     """
-    means = table.groupby(["model", *CELL])[["prevalence", measure]].mean()
+    means = table.groupby(["model", *CELL])[["prevalence", measure]].agg(pd.Series.mean, skipna=False)
     kinds = list(dict.fromkeys(table["kind"]))
     sizes, intensities = (sorted(set(table[name])) for name in ("size", "intensity"))
     rows = {label: means[measure].get(name) for name, label in settings["models"].items()}

@@ -36,6 +36,11 @@ class Results:
         return {key: list(part.index) for key, part in shown.groupby(["model", *KEY], sort=False)}
 
     @cached_property
+    def anomalous(self) -> set[str]:
+        """Names of the datasets in whose images there is something to find."""
+        return set(self.rows.loc[self.rows["metric"] == "average_precision", "dataset"])
+
+    @cached_property
     def summary(self) -> pd.DataFrame:
         """Mean over the seeds, indexed by (model, dataset, metric, region, pooling).
 

@@ -8,8 +8,10 @@ A sample set is a folder with
 * ``table.tsv``   one row a sample, the columns of ``COLUMNS`` and, in a grid of anomalies, ``size``
 * ``images.sha256``  SHA-256 of the file ``images.npy``, as ``sha256sum --check`` takes it
 
-in template space: axis 0 of ``size`` runs from left to right, axis 1 from posterior to anterior, axis 2 (volumes only)
-from inferior to superior.
+``scan_lesion`` says whether the scan holds a lesion at all, which no sample of it may show (older tables lack it).
+
+All is in template space: axis 0 of ``size`` runs from left to right, axis 1 from posterior to anterior, axis 2 (volumes
+only) from inferior to superior.
 """
 
 import hashlib
@@ -25,7 +27,7 @@ __all__ = ["COLUMNS", "SUBJECT_COLUMNS", "Images", "SampleSet", "SampleWriter", 
 
 SUBJECT_COLUMNS = ("scan", "subject", "session", "split", "group", "age", "sex", "site")
 ANOMALY_COLUMNS = ("source", "kind", "centre", "axes", "intensity")
-COLUMNS = ("sample", *SUBJECT_COLUMNS, "position", *ANOMALY_COLUMNS)
+COLUMNS = ("sample", *SUBJECT_COLUMNS, "position", "scan_lesion", *ANOMALY_COLUMNS)
 GRID_COLUMN = "size"
 ARRAYS = {"images": np.float32, "brain": bool, "lesion": bool}
 

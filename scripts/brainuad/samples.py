@@ -36,6 +36,7 @@ def samples(dataset: str, entry: dict, quality: Path, scans: Path, output: Path,
     positions = settings["positions"] if len(settings["size"]) == 2 else [settings["centre"][2]]
     writer = SampleWriter(output, len(table) * len(positions), settings["size"])
     for row in table[list(SUBJECT_COLUMNS)].to_dict("records"):
+        row["scan_lesion"] = has_lesion(scans / row["scan"])
         for position, arrays in cut(scans / row["scan"], settings, positions):
             if not arrays[1].any():
                 raise ValueError(
@@ -65,6 +66,12 @@ def cut(folder: Path, settings: dict, positions: Sequence[float]) -> Iterator[tu
         image, brain, abnormal = (map_coordinates(volume, voxels, order=order) for volume, order in volumes)
         brain = brain > 0.5
         yield position, (np.clip(image, 0, 1) * brain, brain, abnormal > 0.5)
+
+
+def has_lesion(folder: Path) -> bool:
+    """Whether a preprocessed scan holds a lesion anywhere, also where no sample is cut."""
+    lesion = folder / "lesion.nii.gz"
+    return lesion.exists() and bool((nib.load(lesion).get_fdata(dtype=np.float32) > 0.5).any())
 
 
 def frame_coordinates(settings: dict, position: float, affine: np.ndarray) -> np.ndarray:

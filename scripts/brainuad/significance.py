@@ -16,43 +16,36 @@ from statsmodels.stats.multitest import multipletests
 from brainuad.catalogue import CATALOGUE, PROTOCOLS, column
 from brainuad.figures import save
 from brainuad.resampling import draws, interval
-from brainuad.results import KEY, Results, read_results
+from brainuad.results import KEY
 
 __all__ = ["PAIR_COLUMNS", "RANK_COLUMNS", "holm", "mean_ranks", "sign_flip", "significance"]
 
 PAIR_COLUMNS = (*KEY, "model_a", "model_b", "difference", "low", "high", "p", "p_holm", "n")
 TESTED = {
-    kind: [number for number in numbers if CATALOGUE[number[0]].merit] for kind, numbers in PROTOCOLS["strict"].items()
+    kind: [key for key in numbers if CATALOGUE[key[0]].merit and key[2] in ("images", "subjects")]
+    for kind, numbers in PROTOCOLS["strict"].items()
 }
 RANK_COLUMNS = (*KEY, "model", "rank", "low", "high", "n")
 
 
 def significance(
-    metrics: Sequence[Path],
-    replicates: Sequence[Path],
-    subjects: Sequence[Path],
-    pairs: Path,
-    ranks: Path,
-    figure: Path,
-    settings: dict,
+    metrics: Sequence[Path], subjects: Sequence[Path], pairs: Path, ranks: Path, figure: Path, settings: dict
 ) -> None:
     """Write the tests and the ranks.
 
     Args:
         metrics: long-format tables, one a model, seed and dataset.
-        replicates: their draws, in the same order.
         subjects: their tables of subjects, in the same order.
-        pairs: TSV to write, columns ``PAIR_COLUMNS``: the mean over subjects and seeds of model a less that of b, its
-            interval, the p-value of a paired permutation test and the same after Holm's correction for all pairs of
-            models of that number.
+        pairs: TSV to write, columns ``PAIR_COLUMNS``: the mean over subjects and seeds of model a less that of b, also
+            of images (a subject of many sessions counts once, as in the test), its interval, the p-value of a paired
+            permutation test and the same after Holm's correction for all pairs of models of that number.
         ranks: TSV to write, columns ``RANK_COLUMNS``: mean rank over the subjects, 1 the best, and its interval.
         figure: PNG of the ranks to write.
         settings: ``models`` (name to ``label`` and ``floor``, in order), ``resamples`` and ``simulated``.
     """
-    results = read_results(metrics, replicates)
     pair_rows, rank_rows = [], []
     for key, values in subject_values(metrics, subjects, list(settings["models"])).items():
-        pair_rows += compared(results, key, values)
+        pair_rows += compared(key, values, settings["resamples"])
         rank_rows += ranked(key, values, settings["resamples"])
     for path, rows, columns in ((pairs, pair_rows, PAIR_COLUMNS), (ranks, rank_rows, RANK_COLUMNS)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -69,14 +62,16 @@ def subject_values(
     A model of which a seed has no value is left out: what is left of it is not its mean.
     """
     tables: dict[str, dict[str, list[pd.DataFrame]]] = {}
+    anomalous = set()
     for table, path in zip(metrics, subjects, strict=True):
-        dataset, model = pd.read_csv(table, sep="\t", nrows=1, dtype=str).loc[0, ["dataset", "model"]]
+        rows = pd.read_csv(table, sep="\t", usecols=["dataset", "model", "metric"], dtype=str)
+        dataset, model = rows.loc[0, ["dataset", "model"]]
+        anomalous |= {dataset} if rows["metric"].eq("average_precision").any() else set()
         own = pd.read_csv(path, sep="\t", dtype={"subject": str}).set_index("subject")
         tables.setdefault(dataset, {}).setdefault(model, []).append(own)
     found = {}
     for dataset, of_models in tables.items():
-        anomalous = any(own["lesion"].any() for seeds in of_models.values() for own in seeds)
-        for number in TESTED["anomalous" if anomalous else "healthy"]:
+        for number in TESTED["anomalous" if dataset in anomalous else "healthy"]:
             means = {}
             for name in (name for name in models if name in of_models):
                 values = [own.get(column(*number), pd.Series(np.nan, own.index)) for own in of_models[name]]
@@ -89,15 +84,19 @@ def subject_values(
     return found
 
 
-def compared(results: Results, key: tuple[str, ...], values: pd.DataFrame) -> list[dict]:
-    """The paired tests of one number between all models."""
-    rows = []
+def compared(key: tuple[str, ...], values: pd.DataFrame, resamples: int) -> list[dict]:
+    """The paired tests of one number between all models, over the subjects of whom both have a value."""
+    rows, weights = [], draws(key[0], len(values), resamples)
     for first, second in combinations(values.columns, 2):
-        differences = (values[first] - values[second]).dropna().to_numpy()
-        value, low, high = results.difference(first, second, key)
-        p = sign_flip(differences)
+        each = (values[first] - values[second]).to_numpy()
+        known = ~np.isnan(each)
+        differences, drawn = each[known], weights[:, known]
+        with np.errstate(invalid="ignore"):
+            means = drawn @ differences / drawn.sum(axis=1)
+        value = differences.mean() if known.any() else np.nan
+        low, high = interval(value, means, len(differences))
         named = dict(zip(KEY, key, strict=True)) | {"model_a": first, "model_b": second, "n": len(differences)}
-        rows.append({**named, "difference": value, "low": low, "high": high, "p": p})
+        rows.append({**named, "difference": value, "low": low, "high": high, "p": sign_flip(differences)})
     for row, adjusted in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
         row["p_holm"] = adjusted
     return rows

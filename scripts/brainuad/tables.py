@@ -132,8 +132,8 @@ def make_table(results: Results, protocol: str, settings: dict) -> Table:
         protocol: ``paper`` or ``strict``.
         settings: see :func:`brainuad.comparison.comparison`.
     """
-    shown, rows = settings["datasets"], results.rows
-    anomalous = [name for name in shown if name in set(rows.loc[rows["metric"] == "auroc", "dataset"])]
+    shown = settings["datasets"]
+    anomalous = [name for name in shown if name in results.anomalous]
     healthy = [name for name in shown if name not in anomalous]
     groups = PROTOCOLS[protocol]
     columns = [(name, *number) for name in healthy for number in groups["healthy"]]
@@ -154,7 +154,7 @@ def make_table(results: Results, protocol: str, settings: dict) -> Table:
 def caption(table: Table, settings: dict) -> list[str]:
     """What a reader must know to read the numbers, in sentences; the first is the title."""
     shown, summary = {key[1] for key in table.columns}, table.summary
-    columns = [key for key in summary.index if key[1:] in set(table.columns)]
+    columns = [key for key, value in summary["value"].items() if key[1:] in set(table.columns) and not pd.isna(value)]
     sentences = [f"{settings['study']}: protocol {table.protocol}."]
     if settings["simulated"]:
         sentences.append("All scans are simulated: the numbers say nothing about real brains.")

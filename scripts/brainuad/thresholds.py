@@ -12,19 +12,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brainuad.cohort import NOT_FINITE, open_scores
+from brainuad.cohort import NOT_FINITE, Cohort
 from brainuad.counts import KEY_BITS, REST_BITS, keys_of, scores_of
 from brainuad.sample_set import SampleSet
 
-__all__ = ["COLUMNS", "RATES", "read_thresholds", "thresholds", "thresholds_at"]
+__all__ = ["COLUMNS", "NOBODY", "RATES", "read_thresholds", "thresholds", "thresholds_at"]
 
 RATES = (0.01, 0.05)  # shares of healthy pixels called abnormal
-NO_PIXELS = "no validation subjects: give a training dataset a `split.validation`"
+NOBODY = "no healthy validation subjects: give a training dataset a `split.validation`, and controls with `groups`"
 COLUMNS = ("region", "rate", "threshold", "n", "reason")
 
 
-def thresholds(scores: Sequence[Path], samples: Sequence[Path], table: Path) -> None:
+def thresholds(
+    scores: Sequence[Path], samples: Sequence[Path], table: Path, references: Sequence[str | None] | None = None
+) -> None:
     """Write the thresholds of one model and seed.
+
+    Subjects with a lesion are not healthy and are left out whole, and so are, of a dataset whose groups are compared,
+    all but the reference group: the same as of a calibration.
 
     Args:
         scores: its score folders of the training datasets.
@@ -32,11 +37,18 @@ def thresholds(scores: Sequence[Path], samples: Sequence[Path], table: Path) -> 
         table: TSV to write, columns ``COLUMNS``: for each region (``frame``, ``brain``) and false-positive rate the
             threshold and the number ``n`` of healthy validation pixels it comes from. Where there are none the
             threshold is empty and ``reason`` says why.
+        references: of each training dataset the group that is healthy, or None where all are.
     """
-    folders = [(Path(score), SampleSet(folder)) for score, folder in zip(scores, samples, strict=True)]
+    cohorts = [
+        Cohort(Path(score), SampleSet(folder), "validation") for score, folder in zip(scores, samples, strict=True)
+    ]
+    chosen = [
+        (cohort, cohort.healthy(reference))
+        for cohort, reference in zip(cohorts, references or [None] * len(cohorts), strict=True)
+    ]
     rows = []
     for region in ("frame", "brain"):
-        known, number, reason = thresholds_at(partial(healthy_pixels, folders, region), RATES)
+        known, number, reason = thresholds_at(partial(healthy_pixels, chosen, region), RATES)
         rows += [
             {"region": region, "rate": rate, "threshold": threshold, "n": number, "reason": reason}
             for rate, threshold in zip(RATES, known, strict=True)
@@ -47,15 +59,12 @@ def thresholds(scores: Sequence[Path], samples: Sequence[Path], table: Path) -> 
     print(frame.to_string(index=False))
 
 
-def healthy_pixels(folders: Sequence[tuple[Path, SampleSet]], region: str) -> Iterator[np.ndarray]:
-    """Scores of the normal pixels of a region of each validation image."""
-    for score, samples in folders:
-        scored = pd.read_csv(score / "table.tsv", sep="\t", usecols=["sample", "split"])
-        maps = open_scores(score / "map.npy")
-        for place in np.flatnonzero(scored["split"] == "validation"):
-            row = scored["sample"].iloc[place]
-            normal = ~samples.lesion[row]
-            yield maps[place][normal & samples.brain[row] if region == "brain" else normal]
+def healthy_pixels(chosen: Sequence[tuple[Cohort, np.ndarray]], region: str) -> Iterator[np.ndarray]:
+    """Scores of the pixels of a region of each image that is chosen of a cohort."""
+    for cohort, healthy in chosen:
+        maps = cohort.array("map")
+        for place, row in zip(cohort.places[healthy], cohort.rows[healthy], strict=True):
+            yield maps[place][cohort.samples.brain[row]] if region == "brain" else maps[place].ravel()
 
 
 def thresholds_at(pixels: Callable[[], Iterator[np.ndarray]], rates: Sequence[float]) -> tuple[list[float], int, str]:
@@ -77,7 +86,7 @@ def thresholds_at(pixels: Callable[[], Iterator[np.ndarray]], rates: Sequence[fl
         counts += np.bincount(keys_of(scores[np.isfinite(scores)])[0], minlength=counts.size)
     below = np.cumsum(counts)
     if number == 0 or below[-1] < number:
-        return [np.nan] * len(rates), number, NOT_FINITE if number else NO_PIXELS
+        return [np.nan] * len(rates), number, NOT_FINITE if number else NOBODY
     # The rank of the score in rising order, from 1; rounding must not lift a whole number.
     ranks = [max(math.ceil((1 - rate) * number - 1e-6), 1) for rate in rates]
     keys = np.searchsorted(below, ranks)
