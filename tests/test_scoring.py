@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
+from skimage.exposure import equalize_adapthist
 
 from brainuad import gpus, scoring
 from brainuad.devices import accelerate
 from brainuad.models import create, save
 from brainuad.models.detector import Detector
-from brainuad.perceptual import PerceptualDistance
+from brainuad.perceptual import PerceptualDistance, spatial_lpips
 from brainuad.sample_set import SampleSet, SampleWriter
 
 TRUNK = Path(__file__).parents[1] / "resources/lpips/alexnet_features.safetensors"
@@ -88,6 +90,34 @@ def test_arrays_are_the_parts_of_the_map(monkeypatch, samples, tmp_path):
     pairs = (torch.from_numpy(array) for array in (x, arrays["reconstruction"]))
     np.testing.assert_allclose(arrays["perceptual"], perceptual_distance(TRUNK, 2.0)(*pairs).numpy(), atol=1e-6)
     assert arrays["perceptual"].max() > 1e-3
+
+
+def test_the_equalised_map_is_that_of_the_published_code(monkeypatch, samples, tmp_path):
+    """Image by image, with scikit-image, the package lpips and SciPy."""
+    sample_set = SampleSet(samples)
+    settings = {**SETTINGS, "map": "equalised"}
+    arrays = scored(monkeypatch, Brightened(sample_set.size), samples, tmp_path / "score", settings)
+    lpips = spatial_lpips(TRUNK)
+
+    def distance(a, b):
+        pair = (torch.from_numpy(np.ascontiguousarray(image))[None, None] * 2 - 1 for image in (a, b))
+        return lpips(*pair)[0, 0].numpy()
+
+    def published(x, y):
+        equal = [equalize_adapthist(image) for image in (x, y)]
+        return abs(equal[0] - equal[1]), distance(x, y), distance(*equal)
+
+    for x, y, found in zip(sample_set.images[[1, 2, 4, 5]], arrays["reconstruction"], arrays["map"], strict=True):
+        if x.ndim == 3:
+            parts = published(x[0], y[0])
+        else:
+            cuts = [published(x[0, :, :, z], y[0, :, :, z]) for z in range(x.shape[-1])]
+            parts = [np.stack(part, -1) for part in zip(*cuts, strict=True)]
+        expected = parts[0] * gaussian_filter(parts[1], 2.0) * gaussian_filter(parts[2], 2.0)
+        np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=1e-4 * expected.max())
+        assert found.max() > 0
+    signed = scored(monkeypatch, Signed(sample_set.size), samples, tmp_path / "own", settings)
+    np.testing.assert_allclose(signed["map"], sample_set.images[[1, 2, 4, 5]] - signed["reconstruction"] + 1)
 
 
 def test_batch_size_changes_nothing(monkeypatch, samples, tmp_path):

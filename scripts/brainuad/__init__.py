@@ -31,6 +31,7 @@ anomalies           kinds of synthetic anomalies: image → image with one regio
 synthetic           sample sets with synthetic anomalies of known place
 trunk               fetches networks for the perceptual distance that are not shipped
 perceptual          smoothed LPIPS distance maps
+equalisation        CLAHE of many slices at once
 shares              the part of a batch that a process holds: shared draws and sums
 models              the ``Detector`` contract and one file a model
 conversion          weights trained with MONAI or monai-generative → this project's

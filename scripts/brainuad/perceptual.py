@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["TRUNK_SHA256", "PerceptualDistance", "gaussian_matrix"]
+__all__ = ["TRUNK_SHA256", "PerceptualDistance", "as_images", "as_slices", "gaussian_matrix"]
 
 TRUNK_SHA256 = "9f97fd313f4da83dbe6bbfbe6effca1241de9edfcd7c53386261ed9697286dd9"
 SMALLEST_SIDE = 31  # of a slice: the trunk halves it down to one pixel

@@ -5,7 +5,9 @@ The components of a map are kept beside it, so that other combinations, regions 
 * ``reconstruction.npy``  what the model holds for the healthy image, clamped to [0, 1]
 * ``residual.npy``        ``|x - reconstruction|``, in [0, 1]
 * ``perceptual.npy``      smoothed LPIPS distance of the two, 0 or greater
-* ``map.npy``             the model's anomaly map, by default residual times perceptual; higher: more abnormal
+* ``map.npy``             the model's anomaly map, by default residual times perceptual; higher: more abnormal. With
+                          ``map: equalised`` that of the published code of RA (Bercea et al., MIDL 2023): both images
+                          are equalised (CLAHE) for the residual, which a second distance, of the equalised, weights
 
 each float32 (n, 1, *size), ``table.tsv`` with the row of each in the sample set (column ``sample``), and ``cost.json``
 with the time it took and on what.
@@ -20,9 +22,10 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from brainuad.equalisation import equalise
 from brainuad.gpus import automatic_device
-from brainuad.models import load
-from brainuad.perceptual import PerceptualDistance
+from brainuad.models import Detector, load
+from brainuad.perceptual import PerceptualDistance, as_images, as_slices
 from brainuad.sample_set import SampleSet
 
 __all__ = ["ARRAYS", "score"]
@@ -38,8 +41,8 @@ def score(model: Path, samples: Path, trunk: Path, folder: Path, settings: dict)
         samples: folder of the sample set.
         trunk: weights of the perceptual distance's trunk.
         folder: where the arrays, the table and the cost go; each appears only when all are whole.
-        settings: ``batch_size``, ``smoothing`` (pixels), ``trunk`` (``alex``, the default, ``squeeze`` or ``vgg``) and
-            ``device`` (``auto``, ``cpu`` or ``cuda``).
+        settings: ``batch_size``, ``smoothing`` (pixels), ``trunk`` (``alex``, the default, ``squeeze`` or ``vgg``),
+            ``map`` (``product``, the default, or ``equalised``) and ``device`` (``auto``, ``cpu`` or ``cuda``).
 
     Raises:
         ValueError: no sample to score, or a reconstruction with values that are not numbers.
@@ -58,7 +61,7 @@ def score(model: Path, samples: Path, trunk: Path, folder: Path, settings: dict)
     for start in range(0, len(rows), settings["batch_size"]):
         batch = rows[start : start + settings["batch_size"]]
         x = torch.from_numpy(samples.images[batch]).to(device)
-        for name, maps in components(detector, perceptual, x).items():
+        for name, maps in components(detector, perceptual, x, settings.get("map", "product")).items():
             if not torch.isfinite(maps).all():
                 raise ValueError(f"The {name} of {model} on {samples.folder} is not finite: train it again.")
             arrays[name][start : start + len(batch)] = maps.cpu().numpy()
@@ -68,13 +71,16 @@ def score(model: Path, samples: Path, trunk: Path, folder: Path, settings: dict)
 
 
 @torch.inference_mode()
-def components(detector, perceptual: PerceptualDistance, x: Tensor) -> dict[str, Tensor]:
+def components(
+    detector: Detector, perceptual: PerceptualDistance, x: Tensor, kind: str = "product"
+) -> dict[str, Tensor]:
     """The arrays of one batch.
 
     Args:
         detector: a model in eval mode.
         perceptual: the distance.
         x: images (b, 1, *size) in [0, 1].
+        kind: of the map: ``product``, or ``equalised`` for the models whose map is residual times perceptual.
 
     Returns:
         A tensor (b, 1, *size) for each name in ``ARRAYS``.
@@ -82,13 +88,24 @@ def components(detector, perceptual: PerceptualDistance, x: Tensor) -> dict[str,
     reconstruction = detector.reconstruct(x).float()
     reconstruction = reconstruction.where(reconstruction.isfinite(), torch.nan)  # clamping would hide infinity
     reconstruction = reconstruction.clamp(0, 1)
-    distance = perceptual(x, reconstruction)
+    distance, shown = perceptual(x, reconstruction), (x, reconstruction)
+    factor = distance
+    if kind == "equalised" and type(detector).score is Detector.score:
+        shown = equalised(x), equalised(reconstruction)
+        factor = distance * perceptual(*shown)
     return {
         "reconstruction": reconstruction,
         "residual": (x - reconstruction).abs(),
         "perceptual": distance,
-        "map": detector.score(x, reconstruction, distance).float(),
+        "map": detector.score(*shown, factor).float(),
     }
+
+
+def equalised(x: Tensor) -> Tensor:
+    """Images (b, 1, *size) in [0, 1] after CLAHE of each axial slice."""
+    slices = as_slices(x)
+    array = torch.from_numpy(equalise(slices[:, 0].cpu().numpy()))[:, None]
+    return as_images(array.to(x), x.shape)
 
 
 def device_of(name: str) -> torch.device:
