@@ -20,7 +20,7 @@ from brainuad.calibration import calibration
 from brainuad.faults import NotInstalled
 from brainuad.grids import read_transform, to_native
 from brainuad.maps import COLUMNS, maps
-from brainuad.own_scan import OwnScans
+from brainuad.own_scan import OwnScans, calibration_of
 from brainuad.phantom import Site, simulate
 from brainuad.preprocessing import preprocess
 from brainuad.quality import quality
@@ -549,3 +549,23 @@ def test_weights_alone_give_maps_without_z_scores(study, tmp_path, capsys):
     assert not list((tmp_path / "out").rglob("*zscore*"))
     assert "Simulated" not in next((tmp_path / "out").rglob("*anomaly_T1w.json")).read_text(), "nothing tells"
     assert errors(tmp_path / "out") == []
+
+
+def test_the_calibration_is_found_from_within_the_study(study, tmp_path, monkeypatch):
+    """However the model's folder is named: from where it lies, as the place one is at, by a link."""
+    weights = study / "results/train/dae/1/model.safetensors"
+    (tmp_path / "best").symlink_to(weights.parent)
+    (tmp_path / "moved/results").mkdir(parents=True)
+    (tmp_path / "moved/results/train").symlink_to(study / "results/train")
+    shutil.copytree(study / "results/calibration", tmp_path / "moved/results/calibration")
+    for place, model in (
+        ("results/train", "dae/1"),
+        ("results/train/dae/1", "."),
+        ("results/train/dae", "1"),
+        ("", tmp_path / "best"),
+        ("", tmp_path / "moved/results/train/dae/1"),
+    ):
+        monkeypatch.chdir(study / place)
+        found = calibration_of(Path(model), Path(model) / weights.name, None)
+        assert found is not None, (place, model)
+        assert found.record["model"] == "dae"

@@ -5,6 +5,7 @@ measures of the training scans have. Each scan goes the way that the study's wen
 """
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -319,10 +320,10 @@ def calibration_of(folder: Path, weights: Path, given: Path | None) -> Calibrati
     Raises:
         ValueError: it is of other weights.
     """
-    usual = folder.parents[2] / "calibration" / folder.parent.name / folder.name if len(folder.parents) > 2 else None
-    places = (
-        [Path(given)] if given else [place for place in (folder / "calibration", usual) if place and place.is_dir()]
-    )
+    # As it was named, and where links lead: either may be the one inside of the study.
+    whole = dict.fromkeys((Path(os.path.abspath(folder)), folder.resolve()))
+    usual = [path.parents[2] / "calibration" / path.parent.name / path.name for path in whole if len(path.parents) > 2]
+    places = [Path(given)] if given else [place for place in (folder / "calibration", *usual) if place.is_dir()]
     if not places:
         return None
     known = Calibration(places[0])
