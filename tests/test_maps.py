@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -667,3 +668,36 @@ def test_no_sentence_on_an_own_scan_speaks_of_a_study(module, monkeypatch):
             r"config|exclusions|manifest|snakemake|the log|skull_stripped|`[a-z_.]+`|\w\.positions|brain_ex", text
         )
         assert not found, text
+
+
+PAGE = (ROOT / "docs/maps.md").read_text()
+
+
+def shape(lines):
+    """Printed lines without the numbers, the names of measures and their units; several warnings are one."""
+    said = [re.sub(r"warning: \w+", "warning: measure", line) for line in lines]
+    said = [re.sub(r"\bis (above|below) the range", "is outside the range", line) for line in said]
+    said = [re.sub(r"(?<=[\s(])\d+(\.\d+)?(e[+-]?\d+)?( ml)?(?=[\s,]|$)", "N", line) for line in said]
+    said = [line for line in said if not re.search(r"would leave it out$", line)]
+    return [line for line, before in zip(said, [None, *said], strict=False) if line != before]
+
+
+def test_the_documented_commands_print_what_the_page_shows(study, own, tmp_path, monkeypatch, capsys):
+    """Held against the page but for its numbers: those are the demonstration's."""
+    command, *shown = re.search(r"```console\n\$ (.*?)```", PAGE, re.S)[1].splitlines()
+    start = "PYTHONPATH=scripts .venv/bin/python -m brainuad "
+    (short,) = re.findall(rf"^{re.escape(start)}(.*)$", (ROOT / "README.md").read_text(), re.M)
+    assert command.startswith(start)
+    words = shlex.split(command.removeprefix(start))
+    scans = [word for word in words if word.endswith(".nii.gz")]
+    for scan in scans:
+        shutil.copy2(own.folder / "scans/big.nii.gz", tmp_path / scan)  # unlike those of the training
+    (tmp_path / "broken.nii.gz").write_bytes(b"not compressed")
+    (tmp_path / "demo").symlink_to(study)
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert shape(printed) == shape(shown)
+    (tmp_path / scans[0]).rename(tmp_path / "scan.nii.gz")
+    assert main(shlex.split(short)) == 0, "the README's"
+    assert "z-scores" not in capsys.readouterr().out, "the calibration is found"
