@@ -1,9 +1,12 @@
 """Maps as images and scans of no study, from a small study of simulated scans in three orientations."""
 
+import ast
 import gzip
+import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,16 +19,18 @@ import pytest
 from nibabel.affines import apply_affine
 
 from brainuad.__main__ import main
+from brainuad.advice import reworded
 from brainuad.calibration import calibration
-from brainuad.faults import NotInstalled
+from brainuad.extractors import missing
+from brainuad.faults import FAULTS, NotInstalled
 from brainuad.grids import read_transform, to_native
 from brainuad.maps import COLUMNS, maps
-from brainuad.own_scan import OwnScans
+from brainuad.own_scan import OwnScans, calibration_of
 from brainuad.phantom import Site, simulate
 from brainuad.preprocessing import preprocess
 from brainuad.quality import quality
 from brainuad.samples import samples
-from brainuad.scan_files import find
+from brainuad.scan_files import find, names_of
 
 ROOT = Path(__file__).parents[1]
 TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
@@ -450,6 +455,27 @@ def test_a_folder_is_searched_for_scans_and_not_for_what_was_made_of_them(tree, 
     assert find([tmp_path]) == [tmp_path / "plain.nii.gz"], "maps of an earlier run bear the suffix of scans"
 
 
+def paths_of(*paths):
+    return {name: str(path) for name, path in names_of([Path(path) for path in paths]).items()}
+
+
+def test_scans_are_told_apart_by_the_label_that_is_nearest():
+    """Not by any `sub-` of a path: a project's folder is no subject."""
+    project = "/data/sub-proj_x/anna.nii.gz", "/data/sub-proj_x/ben.nii.gz"
+    assert paths_of(*project) == {"sub-anna": project[0], "sub-ben": project[1]}
+    bids = "/sub-9/sub-1/ses-2/anat/sub-1_ses-3_T1w.nii", "/sub-1/ses-2/anat/t1.nii", "/sub-1/ses-4/sub-2_T1w.nii"
+    assert list(paths_of(*bids)) == ["sub-1_ses-3", "sub-1_ses-2", "sub-2_ses-4"]
+    assert list(paths_of("/a/sub-01-b.nii")) == ["sub-sub01b"], "no label, as BIDS has it"
+
+
+def test_scans_that_share_a_name_are_named_by_their_folders():
+    patients = "/anna/t1.nii.gz", "/ben/t1.nii.gz"
+    assert paths_of(*patients) == {"sub-annat1": patients[0], "sub-bent1": patients[1]}
+    runs = "/sub-1/anat/sub-1_run-1_T1w.nii", "/sub-1/anat/sub-1_run-2_T1w.nii"
+    assert list(paths_of(*runs)) == ["sub-anatsub1run1T1w", "sub-anatsub1run2T1w"]
+    assert len(paths_of("/a/x/t1.nii", "/b/x/t1.nii", "/c/xt1.nii", "/d/xt1x2.nii")) == 4
+
+
 @pytest.fixture
 def two(study, tmp_path):
     """Scan two of the study's scans; returns the status and the table."""
@@ -496,6 +522,39 @@ def test_a_scan_that_fails_in_the_middle_keeps_no_old_maps_and_stops_no_other(tw
     status, table = two()
     assert (status, table["code"].to_dict()) == (1, {"sub-LAS": "not_installed", "sub-RAS": "memory"})
     assert "Traceback" not in "".join(capsys.readouterr())
+
+
+def test_maps_of_another_scan_by_the_same_name_are_kept(study, tmp_path, capsys):
+    """A folder a patient, one call each into one folder; the second scan, and none at all, by the first one's name."""
+    scan, other = (next(study.glob(f"raw_*/{site}.nii.gz")) for site in ("RAS", "LAS"))
+    paths = {name: tmp_path / name / "t1.nii.gz" for name in ("anna", "ben", "carl")}
+    for name, source in (("anna", scan), ("ben", other)):
+        paths[name].parent.mkdir()
+        shutil.copy2(source, paths[name])
+    out = tmp_path / "out"
+
+    def score(path):
+        status = main(["score", str(path), "--model", str(study / "results/train/dae/1"), "--out", str(out)])
+        table = (out / "scores.tsv").read_text()
+        assert str(tmp_path) not in table
+        return status, table, {path: path.stat().st_mtime_ns for path in out.rglob("sub-*") if path.is_file()}
+
+    status, table, made = score(paths["anna"])
+    assert (status, hashlib.sha256(scan.read_bytes()).hexdigest() in table) == (0, True)
+    assert score(paths["ben"]) == (1, table, made)
+    said = capsys.readouterr().out
+    assert re.search(r"→ sub-t1: failed \(taken\): .* choose another --out, or rename t1\.nii\.gz", said)
+    assert "0 of 1 scans scored" in said
+    assert score(paths["carl"]) == (1, table, made), "there is no such file"
+    renamed = paths["ben"].rename(tmp_path / "ben/second.nii.gz")
+    renamed.write_bytes(b"")
+    _, table, _ = score(renamed)
+    assert [line.split("\t")[:2] for line in table.splitlines()[1:]] == [["sub-t1", "scored"], ["sub-second", "failed"]]
+    shutil.copy2(other, renamed)
+    assert score(renamed)[0] == 0, "it failed before, so there is nothing of another scan to be lost"
+    status, again, later = score(paths["anna"])
+    assert (status, again.count("\tscored\t")) == (0, 2)
+    assert {path for path in made if later[path] == made[path]} == set(), "its own maps are made anew"
 
 
 def test_advice_is_not_that_for_a_study(two, monkeypatch, capsys):
@@ -549,3 +608,96 @@ def test_weights_alone_give_maps_without_z_scores(study, tmp_path, capsys):
     assert not list((tmp_path / "out").rglob("*zscore*"))
     assert "Simulated" not in next((tmp_path / "out").rglob("*anomaly_T1w.json")).read_text(), "nothing tells"
     assert errors(tmp_path / "out") == []
+
+
+def test_the_calibration_is_found_from_within_the_study(study, tmp_path, monkeypatch):
+    """However the model's folder is named: from where it lies, as the place one is at, by a link."""
+    weights = study / "results/train/dae/1/model.safetensors"
+    (tmp_path / "best").symlink_to(weights.parent)
+    (tmp_path / "moved/results").mkdir(parents=True)
+    (tmp_path / "moved/results/train").symlink_to(study / "results/train")
+    shutil.copytree(study / "results/calibration", tmp_path / "moved/results/calibration")
+    for place, model in (
+        ("results/train", "dae/1"),
+        ("results/train/dae/1", "."),
+        ("results/train/dae", "1"),
+        ("", tmp_path / "best"),
+        ("", tmp_path / "moved/results/train/dae/1"),
+    ):
+        monkeypatch.chdir(study / place)
+        found = calibration_of(Path(model), Path(model) / weights.name, None)
+        assert found is not None, (place, model)
+        assert found.record["model"] == "dae"
+
+
+def sentences(module, without=()):
+    """What the functions of a module may say, each gap of a text filled by either word that is written there."""
+    for function in ast.walk(ast.parse((ROOT / f"scripts/brainuad/{module}.py").read_text())):
+        if not isinstance(function, ast.FunctionDef) or function.name in without:
+            continue
+        nodes = [node for part in function.body for node in ast.walk(part)]
+        inner = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in ast.walk(node)} - set(
+            map(id, (node for node in nodes if isinstance(node, ast.JoinedStr)))
+        )
+        for node in nodes:
+            if isinstance(node, ast.JoinedStr | ast.Constant) and id(node) not in inner:
+                parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+                for gap in ("true", "false"):
+                    text = "".join(str(part.value) if isinstance(part, ast.Constant) else gap for part in parts)
+                    if " " in text and text != ast.get_docstring(function, clean=False):
+                        yield text
+
+
+@pytest.mark.parametrize("module", ["reading", "volumes", "extraction", "preprocessing", "faults", "programs"])
+def test_no_sentence_on_an_own_scan_speaks_of_a_study(module, monkeypatch):
+    """Of whatever code: what is printed, what the table says, and what of it is missing on this machine."""
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    judged_later = ("slices", "correlation", "overlap", "duplicate")  # by what quality control makes of a dataset
+    stages = {"reading", "preprocessing"}
+    methods = ({"method": "hd-bet", "command": None}, {"method": "command", "command": "no-such {input} {mask}"})
+    known = {
+        "faults": [
+            fault.meaning for code, fault in FAULTS.items() if fault.stage in stages and code not in judged_later
+        ],
+        "programs": list(map(missing, methods)),
+    }
+    texts = known.get(module) or list(sentences(module, ["set_aside", "summary", "preprocess"]))
+    assert texts
+    for text in map(reworded, texts):
+        found = re.search(
+            r"config|exclusions|manifest|snakemake|the log|skull_stripped|`[a-z_.]+`|\w\.positions|brain_ex", text
+        )
+        assert not found, text
+
+
+PAGE = (ROOT / "docs/maps.md").read_text()
+
+
+def shape(lines):
+    """Printed lines without the numbers, the names of measures and their units; several warnings are one."""
+    said = [re.sub(r"warning: \w+", "warning: measure", line) for line in lines]
+    said = [re.sub(r"\bis (above|below) the range", "is outside the range", line) for line in said]
+    said = [re.sub(r"(?<=[\s(])\d+(\.\d+)?(e[+-]?\d+)?( ml)?(?=[\s,]|$)", "N", line) for line in said]
+    said = [line for line in said if not re.search(r"would leave it out$", line)]
+    return [line for line, before in zip(said, [None, *said], strict=False) if line != before]
+
+
+def test_the_documented_commands_print_what_the_page_shows(study, own, tmp_path, monkeypatch, capsys):
+    """Held against the page but for its numbers: those are the demonstration's."""
+    command, *shown = re.search(r"```console\n\$ (.*?)```", PAGE, re.S)[1].splitlines()
+    start = "PYTHONPATH=scripts .venv/bin/python -m brainuad "
+    (short,) = re.findall(rf"^{re.escape(start)}(.*)$", (ROOT / "README.md").read_text(), re.M)
+    assert command.startswith(start)
+    words = shlex.split(command.removeprefix(start))
+    scans = [word for word in words if word.endswith(".nii.gz")]
+    for scan in scans:
+        shutil.copy2(own.folder / "scans/big.nii.gz", tmp_path / scan)  # unlike those of the training
+    (tmp_path / "broken.nii.gz").write_bytes(b"not compressed")
+    (tmp_path / "demo").symlink_to(study)
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert shape(printed) == shape(shown)
+    (tmp_path / scans[0]).rename(tmp_path / "scan.nii.gz")
+    assert main(shlex.split(short)) == 0, "the README's"
+    assert "z-scores" not in capsys.readouterr().out, "the calibration is found"

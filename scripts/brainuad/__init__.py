@@ -79,6 +79,7 @@ derivatives         maps of scans as a BIDS derivative
 map_pictures        slices of maps for print, and a page to walk through them
 maps                scores of a dataset → its maps as images
 scan_files          files and folders that a person names → scans
+advice              what messages say to the user of a study → what they say where there is none
 own_scan            scans of no study, a trained model → maps and warnings
 report_figures      the pictures that the report draws itself
 report_study        what the report is made of

@@ -5,10 +5,10 @@ measures of the training scans have. Each scan goes the way that the study's wen
 """
 
 import json
+import os
 import shutil
 import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +16,10 @@ import nibabel
 import numpy as np
 import pandas as pd
 
+from brainuad.advice import failure, reworded
 from brainuad.calibration import Calibration, smooth
 from brainuad.derivatives import clear_maps, describe, origin_of, scan_maps, write_maps
-from brainuad.faults import NotInstalled, public
+from brainuad.faults import public
 from brainuad.grids import Frame
 from brainuad.maps import draw, native_grid
 from brainuad.provenance import commit, digest
@@ -32,15 +33,10 @@ UNITS = {"brain_volume_ml": " ml"}
 CHECKS = {"correlation": "min_correlation", "overlap": "min_overlap"}
 COLUMNS = (
     *("scan", "status", "code", "reason", "warnings", "correlation", "overlap", "brain_volume_ml", "bias_range"),
-    *("anomaly_mean", "anomaly_max", "z_mean", "z_max", "volume_above_3_ml", "x", "y", "z", "maps"),
+    *("anomaly_mean", "anomaly_max", "z_mean", "z_max", "volume_above_3_ml", "x", "y", "z", "maps", "sha256"),
 )
 EARLIER = {"brain_extraction": {"method": "template", "command": None}}  # of models from before there was a choice
 ABNORMAL = 3.0  # standard deviations
-OF_STUDIES = {  # what a message says to the user of a study, and what it has to say here
-    "`include` in config/exclusions.tsv": "the option --include",
-    "see the log; snakemake --forcerun preprocess tries it again.": "see what is printed above.",
-    "the log says where. Look": "look",
-}
 
 
 def score_scans(
@@ -55,7 +51,8 @@ def score_scans(
 ) -> int:
     """Score scans one after the other and write what comes out; nothing is written outside `out`.
 
-    The table is written anew after each scan: whatever ends the command, what was done until then is listed.
+    The table is written anew after each scan: whatever ends the command, what was done until then is listed. Rows of
+    earlier calls stay, and maps of another file by the same name are kept: the scan that would replace them fails.
 
     Args:
         scans: files, or folders that are searched for them.
@@ -77,24 +74,66 @@ def score_scans(
     named = names_of(find(scans, out))
     own = OwnScans(Path(model), calibration, trunk, device)
     begin(out)
-    before, rows = tempfile.tempdir, []
+    before, rows, failed = tempfile.tempdir, listed(out / "scores.tsv"), 0
     try:
         for number, (name, path) in enumerate(named.items(), start=1):
-            work = Path(tempfile.mkdtemp(prefix=".work-", dir=out))
-            tempfile.tempdir = str(work)
-            try:
-                row, said = own.attempt(name, path, out, work, skull_stripped, include)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+            earlier = rows.get(name, {})
+            if said := refusal(path, earlier, name, out):
+                row = earlier
+            else:
+                work = Path(tempfile.mkdtemp(prefix=".work-", dir=out))
+                tempfile.tempdir = str(work)
+                try:
+                    row, said = own.attempt(name, path, out, work, skull_stripped, include)
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
+                row |= {"sha256": identity(path)}
+            failed += not said.startswith("scored")
             print(f"[{number}/{len(named)}] {path} → {name}: {said}", flush=True)
-            rows.append(row)
-            table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
-            table.to_csv(out / "scores.tsv", sep="\t", index=False, float_format="%.6g")
+            rows[name] = row
+            table = pd.DataFrame(rows.values()).reindex(columns=list(COLUMNS))
+            table.to_csv(new := out / ".scores.tsv", sep="\t", index=False, float_format="%.6g")
+            new.replace(out / "scores.tsv")  # whole or not at all: it is what keeps maps from being replaced
     finally:
         tempfile.tempdir = before
-    failed = sum(row["status"] != "scored" for row in rows)
-    print(f"{len(rows) - failed} of {len(rows)} scans scored; what came out is in {out}")
+    print(f"{len(named) - failed} of {len(named)} scans scored; what came out is in {out}")
     return failed
+
+
+def listed(table: Path) -> dict[str, dict]:
+    """The rows of a table of earlier calls by scan; none where there is no such table.
+
+    Raises:
+        ValueError: the file is no table of scores.
+    """
+    if not table.exists():
+        return {}
+    try:
+        rows = pd.read_csv(table, sep="\t", dtype={"sha256": str}).to_dict("records")
+        return {row["scan"]: row for row in rows}
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{table} is no table of scores: choose another --out, or rename it.") from error
+
+
+def identity(path: Path) -> str:
+    """SHA-256 of the file of a scan, empty if it cannot be read: it tells scans apart, and names nobody."""
+    try:
+        return digest(path)
+    except OSError:
+        return ""
+
+
+def refusal(path: Path, earlier: dict, name: str, out: Path) -> str:
+    """What to say of a scan whose maps would replace those of another file; nothing if there are none, or its own."""
+    known = earlier.get("sha256")
+    if earlier.get("status") != "scored" or not isinstance(known, str) or known == identity(path):
+        return ""
+    if not identity(path):
+        return f"failed (unreadable): {path} is not there or cannot be read; what {out} has as {name} is kept."
+    return (
+        f"failed (taken): {out} has maps of another file as {name}, and keeps them: choose another --out, or rename "
+        f"{path.name}."
+    )
 
 
 def begin(out: Path) -> None:
@@ -261,30 +300,6 @@ def failed_row(name: str, code: str, reason: str) -> dict:
     return {"scan": name, "status": "failed", "code": code, "reason": reason}
 
 
-def failure(error: Exception) -> tuple[str, str]:
-    """Code and reason of a scan that failed by an exception; what nobody foresaw is printed whole."""
-    if isinstance(error, NotInstalled):
-        return "not_installed", reworded(str(error))
-    if isinstance(error, MemoryError):
-        return "memory", "there was not enough memory for it: free some, or use a larger machine, and score it again"
-    if isinstance(error, OSError):
-        return (
-            "disk",
-            f"reading or writing failed ({error.strerror or error}): look at disk and permissions, score it again",
-        )
-    if isinstance(error, ValueError):
-        return "failed", reworded(str(error))
-    traceback.print_exc()
-    return "failed", f"{type(error).__name__}: {error}"
-
-
-def reworded(reason: str) -> str:
-    """A reason without advice that holds in a study only."""
-    for said, here in OF_STUDIES.items():
-        reason = reason.replace(said, here)
-    return reason
-
-
 def outside(name: str, value: float, span: dict) -> str:
     """A sentence on a measure outside the range of the training scans, which measure and by how much; or nothing."""
     unit, low, high = UNITS.get(name, ""), span["low"], span["high"]
@@ -319,10 +334,10 @@ def calibration_of(folder: Path, weights: Path, given: Path | None) -> Calibrati
     Raises:
         ValueError: it is of other weights.
     """
-    usual = folder.parents[2] / "calibration" / folder.parent.name / folder.name if len(folder.parents) > 2 else None
-    places = (
-        [Path(given)] if given else [place for place in (folder / "calibration", usual) if place and place.is_dir()]
-    )
+    # As it was named, and where links lead: either may be the one inside of the study.
+    whole = dict.fromkeys((Path(os.path.abspath(folder)), folder.resolve()))
+    usual = [path.parents[2] / "calibration" / path.parent.name / path.name for path in whole if len(path.parents) > 2]
+    places = [Path(given)] if given else [place for place in (folder / "calibration", *usual) if place.is_dir()]
     if not places:
         return None
     known = Calibration(places[0])

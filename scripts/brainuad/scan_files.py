@@ -3,7 +3,9 @@
 Whatever the command ``score`` wrote among them before is not scored again.
 """
 
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,18 +48,31 @@ def is_scan(path: Path, root: Path, out: Path | None) -> bool:
 
 
 def names_of(paths: Sequence[Path]) -> dict[str, Path]:
-    """A name ``sub-<subject>[_ses-<session>]`` for each file: of labels in its path, else its name; numbered if needed.
+    """A name ``sub-<subject>[_ses-<session>]`` for each file; those that share one get their folder's, too.
 
-    Nothing else of the path is kept.
+    Where even that does not tell them apart they are numbered.
     """
+    shared = Counter(map(name_of, paths))
     named = {}
     for path in paths:
-        stem = re.sub(r"\.nii(\.gz)?$", "", path.name)
-        labels = dict(re.findall(r"(?:^|[_/])(sub|ses)-([A-Za-z0-9]+)", path.as_posix()))  # the last ones stand
-        subject = labels.get("sub") or re.sub("[^A-Za-z0-9]", "", stem) or "scan"
-        session = f"_ses-{labels['ses']}" if "ses" in labels else ""
-        name, number = f"sub-{subject}{session}", 2
-        while name in named:
-            name, number = f"sub-{subject}x{number}{session}", number + 1
+        name, number = name_of(path, folder=shared[name_of(path)] > 1), 2
+        subject, *session = name.split("_")
+        while name in named or (shared[name] and name != name_of(path)):
+            name, number = "_".join([f"{subject}x{number}", *session]), number + 1
         named[name] = path
     return named
+
+
+def name_of(path: Path, folder: bool = False) -> str:
+    """The name that a file has by itself, or with the name of its folder; nothing else of the path is kept.
+
+    Labels are those of the file's name, else of the nearest folder whose whole name is a label. Without one the subject
+    is the file's name.
+    """
+    *folders, file = Path(os.path.abspath(path)).parts
+    stem = re.sub(r"\.nii(\.gz)?$", "", file)
+    matches = (re.fullmatch(r"(sub|ses)-([A-Za-z0-9]+)", part) for part in (*folders, *stem.split("_")))
+    labels = dict(match.groups() for match in matches if match)  # the last ones stand
+    plain = re.sub("[^A-Za-z0-9]", "", (folders[-1] if folder else "") + stem)
+    subject = plain if folder else labels.get("sub", plain)
+    return f"sub-{subject or 'scan'}" + (f"_ses-{labels['ses']}" if "ses" in labels else "")
