@@ -28,7 +28,12 @@ from brainuad.scan_files import find, names_of
 __all__ = ["COLUMNS", "OwnScans", "outside", "score_scans"]
 
 TRUNK = Path(__file__).parents[2] / "resources/lpips/alexnet_features.safetensors"
-SCORING = {"batch_size": 16, "smoothing": 2.0, "trunk": "alex"}  # the configuration's defaults, without a calibration
+SCORING = {
+    "batch_size": 16,
+    "smoothing": 2.0,
+    "trunk": "alex",
+    "map": "product",
+}  # the configuration's defaults, without a calibration
 UNITS = {"brain_volume_ml": " ml"}
 CHECKS = {"correlation": "min_correlation", "overlap": "min_overlap"}
 COLUMNS = (
@@ -277,7 +282,7 @@ class OwnScans:
         parts = []
         for start in range(0, len(images), self.scoring["batch_size"]):
             x = torch.from_numpy(images[start : start + self.scoring["batch_size"]]).to(self.device)
-            parts.append(components(self.detector, self.perceptual, x))
+            parts.append(components(self.detector, self.perceptual, x, self.scoring.get("map", "product")))
         arrays = [np.concatenate([part[name].cpu().numpy() for part in parts]) for name in ("map", "reconstruction")]
         if not all(np.isfinite(array).all() for array in arrays):
             raise ValueError("the map of this scan is not finite: train the model again")
