@@ -381,7 +381,8 @@ class Run:
     def cost(self) -> dict:
         """What the run took."""
         gpu = self.fabric.device.type == "cuda"
-        processor = f"{platform.machine()}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        processor = f"{platform.machine()}, {threads} thread{'s' * (threads > 1)}"
         seconds, epochs = sum(row["seconds"] for row in self.rows), int(self.rows[-1]["epoch"])
         return {
             "wall_seconds": self.seconds(),
