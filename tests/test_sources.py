@@ -95,7 +95,7 @@ def test_the_layout_of_ixi_is_read_as_the_example_says(tmp_path, monkeypatch):
     assert list(table["scan"]) == ["sub-IXI002", "sub-IXI012", "sub-IXI035"]
     assert list(table["site"]) == ["Guys", "HH", "IOP"]
     assert list(table["sex"]) == ["2", "1", "2"]
-    assert list(table["age"]) == ["35,80", "", ""]
+    assert list(table["age"]) == ["35.80", "", ""]
     assert "found 3 scans by its pattern, used 3, of 3 subjects" in text
     assert "1 subject of several rows that differ" in text
 
