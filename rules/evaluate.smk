@@ -59,7 +59,7 @@ rule metrics:
     threads: 1
     resources:
         mem_mb=scaled(4000),
-        runtime=scaled(by_scan(60, MINUTES_TO_MEASURE)),
+        runtime=scaled(by_scan(60, MINUTES_TO_MEASURE if len(config["samples"]["size"]) == 3 else MINUTES_TO_READ)),
     params:
         settings={"resamples": config["comparison"]["resamples"], "spacing": config["samples"]["spacing"]},
     script:

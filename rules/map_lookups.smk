@@ -36,6 +36,12 @@ def healthy_groups(wildcards):
     return [entry["reference"] if entry else None for entry in groups]
 
 
+def source_reference(wildcards):
+    """The group that is healthy of the dataset that a synthetic one is made from, or None where all are."""
+    entry = config["datasets"][scans_of(wildcards.dataset)]["groups"]
+    return entry["reference"] if entry else None
+
+
 def calibration_settings(wildcards):
     """What a calibration has to know about the study; it goes along with the weights."""
     described = {key: config[key] for key in ("samples", "scoring", "quality", "simulated")}

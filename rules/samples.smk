@@ -53,5 +53,6 @@ rule synthetic:
         runtime=scaled(15),
     params:
         settings=lookup("datasets/{dataset}/anomalies", within=config),
+        reference=source_reference,
     script:
         "../scripts/synthetic.py"

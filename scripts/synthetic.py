@@ -8,4 +8,4 @@ start(snakemake)
 
 from brainuad.synthetic import synthetic
 
-synthetic(Path(snakemake.input[0]).parent, Path(snakemake.output[0]).parent, snakemake.params.settings)
+synthetic(Path(snakemake.input[0]).parent, Path(snakemake.output[0]).parent, **snakemake.params)

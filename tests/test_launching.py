@@ -248,6 +248,9 @@ elif command == "sbatch":
         for name in {names} if outcome == "done" else []:
             (folder / "outputs" / name).write_text(f"made by {{number}}")
         state = "COMPLETED"
+    if outcome == "LAST":  # it is lost, and there is no room for another
+        (root / "refusal").write_text((root / "full").read_text())
+        state = "NODE_FAIL"
     if outcome.startswith("FURTHER"):
         (folder.parent / "checkpoint.pt").write_text(number)
         state = outcome.partition("-")[2] or "NODE_FAIL"
@@ -481,7 +484,7 @@ def interrupt_when(happened):
             time.sleep(0.05)
         os.kill(os.getpid(), 2)
 
-    threading.Thread(target=press).start()
+    threading.Thread(target=press, daemon=True).start()
 
 
 def finish(tmp_path, cluster, number, looks=0):
@@ -740,14 +743,8 @@ def test_a_job_that_got_further_ends_a_row_of_losses(cluster, start, state):
 
 
 def test_who_interrupts_the_wait_for_room_in_place_of_a_lost_job_leaves_no_job(cluster, start):
-    cluster.plan("NODE_FAIL")
-
-    def refuse():
-        while not cluster.calls("sbatch"):
-            time.sleep(0.02)
-        (cluster.root / "refusal").write_text(FULL)
-
-    threading.Thread(target=refuse).start()
+    (cluster.root / "full").write_text(FULL)
+    cluster.plan("LAST")
     interrupt_when(lambda: cluster.calls("sbatch") > 2)
     with pytest.raises(LaunchError, match="no job was submitted"):
         start()
@@ -771,8 +768,9 @@ def test_the_signal_is_the_one_that_a_job_hears(cluster, start, monkeypatch):
 
 
 def test_hidden_gpus_stay_hidden(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert jobs.visible_gpus(2) == []
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert jobs.visible_gpus(2) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert jobs.visible_gpus(2) == [3, 5]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

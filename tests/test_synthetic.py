@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from brainuad.anomalies import region
-from brainuad.sample_set import COLUMNS, SampleSet
+from brainuad.sample_set import COLUMNS, SampleSet, SampleWriter
 from brainuad.synthetic import draw, kinds, spread, synthetic
 
 PAPER = ["rectangle", "ellipse"]
@@ -89,7 +89,7 @@ def test_an_anomaly_does_not_depend_on_the_other_samples(tmp_path, make_sample_s
 
 
 def test_a_source_without_test_samples_is_refused(tmp_path, make_sample_set):
-    with pytest.raises(ValueError, match="no test samples"):
+    with pytest.raises(ValueError, match="no healthy test samples"):
         synthetic(make_sample_set(splits=("train",) * 3), tmp_path / "out", SETTINGS)
 
 
@@ -149,3 +149,26 @@ def test_samples_of_a_grid_are_spread_over_the_subjects_and_stay():
         before = spread(names[fewer], subjects[fewer], 8, 1)
         assert len(set(before) - set(chosen)) <= 1, "a new sample pushes out one at most"
         assert set(chosen) - {missing} <= set(before)
+
+
+def test_anomalies_are_put_into_the_healthy_alone(tmp_path):
+    """Patients by group, by a lesion that is seen, and by one that no sample shows, in any of their scans."""
+    writer = SampleWriter(tmp_path / "source", 7, (32, 32))
+    image, nothing = np.full((32, 32), 0.5, np.float32), np.zeros((32, 32), bool)
+    for subject, group, lesion, known in (
+        ("a", "control", False, False),
+        ("b", "patient", False, False),
+        ("c", "control", True, True),
+        ("c", "control", False, False),
+        ("d", "control", False, True),
+        ("e", "", False, False),
+        ("f", "control", False, False),
+    ):
+        row = {"scan": f"sub-{subject}", "subject": subject, "split": "test", "group": group, "scan_lesion": known}
+        writer.add(image, ~nothing, ~nothing if lesion else nothing, {**row, "position": 0.0})
+    writer.close()
+    for reference, expected in (("control", "af"), (None, "abef")):
+        synthetic(tmp_path / "source", tmp_path / f"made{reference}", SETTINGS, reference)
+        made = SampleSet(tmp_path / f"made{reference}").table
+        assert "".join(made["subject"]) == expected
+        assert list(made["source"]) == ["abccdef".index(subject) for subject in expected]

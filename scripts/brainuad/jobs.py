@@ -258,7 +258,7 @@ def threads(resources: dict) -> str:
 def visible_gpus(count: int) -> list[int]:
     """Numbers of the GPUs that a local job may use: those that this process may, else the first ones."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named == "":  # the user hides them all
+    if named in ("", "-1"):  # the user hides them all
         return []
     given = (named or "").split(",")
     return [int(number) for number in given] if all(number.isdigit() for number in given) else list(range(count))

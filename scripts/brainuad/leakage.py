@@ -69,8 +69,8 @@ def check_sides(table: pd.DataFrame, unit: str) -> None:
     others = f" If these are other people, give `datasets.{second.dataset}.people` a name of its own."
     raise ManifestError(
         f"T{some(labels, unit)[1:]} {falls} into two splits: {first.scan} of dataset {first.dataset!r} is in "
-        f"{first.split!r}, {second.scan} of {second.dataset!r} in {second.split!r}. Give both the same `split` or the "
-        "same value in a column 'split', or leave one out by `exclude` in config/exclusions.tsv."
+        f"{first.split!r}, {second.scan} of {second.dataset!r} in {second.split!r}. Give both the same `split` "
+        "and `groups`, or the same value in a column 'split', or leave one out by `exclude` in config/exclusions.tsv."
         + others
         * (first.dataset != second.dataset)
     )

@@ -169,7 +169,8 @@ class OwnScans:
         self.calibration = calibration_of(folder, weights, calibration)
         if self.calibration is None:
             print(
-                "No calibration of this model is at hand: no z-scores, and no comparison with the training scans. "
+                "No calibration of this model is at hand: no z-scores, no comparison with the training scans, "
+                "and maps by the default `scoring`. "
                 "`snakemake results/calibration/<model>/<seed>/calibration.json` makes it; --calibration names it."
             )
         self.description = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))

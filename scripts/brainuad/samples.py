@@ -19,7 +19,7 @@ def samples(dataset: str, entry: dict, quality: Path, scans: Path, output: Path,
 
     Args:
         dataset: its name.
-        entry: of its configuration ``manifest``, ``phantom`` and ``split``.
+        entry: of its configuration ``manifest``, ``phantom``, ``split`` and ``groups``.
         quality: the dataset's quality table; only scans with status ``included`` are used.
         scans: folder of the preprocessed scans.
         output: folder of the sample set.

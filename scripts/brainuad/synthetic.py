@@ -19,8 +19,10 @@ from brainuad.sample_set import SampleSet, SampleWriter
 __all__ = ["draw", "grid", "kinds", "spread", "synthetic"]
 
 
-def synthetic(samples: Path, output: Path, settings: dict) -> None:
-    """Write a sample set of the test samples of another, each with one anomaly.
+def synthetic(samples: Path, output: Path, settings: dict, reference: str | None = None) -> None:
+    """Write a sample set of the healthy test samples of another, each with one anomaly.
+
+    Subjects with a lesion in any scan are left out and, with a reference, those of another group or of none.
 
     Args:
         samples: the healthy sample set.
@@ -28,15 +30,16 @@ def synthetic(samples: Path, output: Path, settings: dict) -> None:
             healthy original. With a grid, a column ``size`` holds the cell's.
         settings: ``kinds``, ``size`` (pixels, smallest and largest), ``intensity`` (range), ``centre`` (``brain`` or
             ``frame``), ``seed``, and ``grid``: None, or a dict of ``size`` (pixels), ``intensity`` and ``samples``.
+        reference: the group that is healthy; None takes all.
 
     Raises:
         ValueError: the healthy set has no test samples.
     """
     healthy = SampleSet(samples)
-    table = healthy.table.iloc[healthy.rows("test")]
+    table = healthy_samples(healthy, reference)
     if table.empty:
         raise ValueError(
-            f"{samples} has no test samples to put anomalies into: give its dataset a `split.test` above 0."
+            f"{samples} has no healthy test samples to put anomalies into: give its dataset a `split.test` above 0."
         )
     names = table["scan"] + ":" + table["position"].astype(str)
     planned = grid(names, table["subject"], settings) if settings["grid"] else one_each(names, settings)
@@ -51,6 +54,16 @@ def synthetic(samples: Path, output: Path, settings: dict) -> None:
         writer.add(image, brain, mask, {**table.loc[row].to_dict(), **record, "source": row})
     writer.close()
     print(f"{len(planned)} samples with anomalies in {output}")
+
+
+def healthy_samples(samples: SampleSet, reference: str | None) -> pd.DataFrame:
+    """The rows of test samples of subjects who are healthy in all of them."""
+    table = samples.table.iloc[samples.rows("test")]
+    ill = table.reindex(columns=["scan_lesion"])["scan_lesion"].astype(str).eq("True")
+    ill |= np.array([samples.lesion[row].any() for row in table.index], dtype=bool)
+    if reference is not None:
+        ill |= table["group"].ne(reference)
+    return table[~table["subject"].isin(table["subject"][ill])]
 
 
 def one_each(names: pd.Series, settings: dict) -> list[tuple[int, str, dict]]:

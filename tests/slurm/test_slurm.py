@@ -336,7 +336,7 @@ def test_a_training_that_fails_shows_its_traceback_and_is_not_submitted_again(tr
 
 
 def test_a_training_that_its_user_cancels_stays_cancelled(train_patiently, repository):
-    study = train_patiently(gpu_model="t4", seconds=5.0)
+    study = train_patiently(gpu_model="t4", seconds=2.0)
     run = begin_training(study, repository)
     job = running(study)
     name = name_of(study)
