@@ -153,7 +153,6 @@ def simulated(generator, effect):
     return cohorts
 
 
-@pytest.mark.slow
 def test_false_discoveries_stay_below_their_rate():
     """100 cohorts without an effect and 100 with one.
 
