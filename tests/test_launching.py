@@ -529,6 +529,17 @@ def test_a_job_whose_launcher_was_killed_before_sbatch_returned_is_replaced(tmp_
     assert cluster.calls("scancel") == 1
 
 
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"cluster": "Slurm job"}', '{"cluster": "a", "record": {"colour": 1}}', "[]"]
+)
+def test_a_record_that_a_crash_has_spoilt_loses_no_job(tmp_path, cluster, start, left, text):
+    record(tmp_path).write_text(text)
+    forget(record(tmp_path).parent)
+    finish(tmp_path, cluster, "1", looks=3)
+    assert start() == "by hand"
+    assert cluster.calls("sbatch") == 1
+
+
 def test_a_result_that_came_while_nobody_looked_is_taken(tmp_path, cluster, start, left):
     finish(tmp_path, cluster, "1").join()
     assert start() == "by hand"
@@ -894,6 +905,7 @@ def test_several_gpus_and_nodes_are_requested():
         ({"slurm_extra": "--no-requeue"}, "must not hold --no-requeue: by that"),
         ({"slurm_extra": "--output x"}, "must not hold --output: by that"),
         ({"slurm_extra": "--time=5"}, "must not hold --time: say it by the resource"),
+        ({"slurm_extra": "--comment='a"}, "slurm_extra of rule train, .* cannot be read: No closing quotation"),
         ({"slurm_extra": "-x node17"}, "write -x in full"),
         ({"slurm_extra": "-M other"}, "write -M in full"),
         ({"slurm_extra": "--clusters=other"}, "must not hold --clusters: by that"),

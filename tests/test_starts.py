@@ -49,3 +49,12 @@ def test_starts_that_get_further_do_not_count(tmp_path, begin):
         begin("7", restart)
     with pytest.raises(FruitlessStartsError, match=r"further than its checkpoint of 2001-09-0\d"):
         begin("7", 15)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"checkpoint": 0}'])
+def test_a_file_that_a_crash_has_spoilt_is_begun_anew(tmp_path, begin, text):
+    (tmp_path / "submitit/starts.json").write_text(text)
+    for restart in range(3):
+        begin("7", restart)
+    with pytest.raises(FruitlessStartsError):
+        begin("7", 3)

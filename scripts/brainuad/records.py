@@ -35,20 +35,31 @@ class Record:
 
 
 def read_record(folder: Path) -> tuple[str, Record] | None:
-    """The kind of job that is on record in a folder, and the job."""
-    path = folder / "job.json"
-    if not path.exists():
+    """The kind of job that is on record in a folder, and the job; None without a record that can be read.
+
+    A node that crashes may leave an empty file. A job that goes on is found by its name all the same.
+    """
+    try:
+        content = json.loads((folder / "job.json").read_text())
+        return content["cluster"], Record(**content["record"])
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
-    content = json.loads(path.read_text())
-    return content["cluster"], Record(**content["record"])
 
 
 def write_record(folder: Path, cluster: str, name: str, record: Record) -> None:
     """Replace the record at once; ``name`` is the job's."""
     content = {"cluster": cluster, "name": name, "record": dataclasses.asdict(record)}
-    temporary = folder / "job.json.new"
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, folder / "job.json")
+    replace_file(folder / "job.json", content)
+
+
+def replace_file(path: Path, content: dict) -> None:
+    """Write JSON that is there whole or not at all, also after a crash of the machine."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("w") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def forget(folder: Path) -> None:

@@ -257,7 +257,11 @@ def options(text: str) -> dict[str, str | bool]:
         ValueError: one of them is short, or trainings live by it, or it has a resource of its own.
     """
     found, name = {}, None
-    for word in shlex.split(text):
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"slurm_extra of rule train, {text!r}, cannot be read: {error}.") from None
+    for word in words:
         if word.startswith("--"):
             name, equals, value = word.removeprefix("--").partition("=")
             found[name] = value if equals else True

@@ -31,8 +31,7 @@ def count_start(path: Path, checkpoint: Path, job_id: str) -> None:
         FruitlessStartsError: so many starts have got no further than the checkpoint, or the beginning, already.
     """
     saved = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-    noted = json.loads(path.read_text()) if path.exists() else {"checkpoint": saved, "starts": []}
-    starts = noted["starts"] if noted["checkpoint"] == saved else []
+    starts = noted_starts(path, saved)
     if len(starts) >= LARGEST:
         raise FruitlessStartsError(explain(starts, saved, path.parent))
     start = {
@@ -44,6 +43,15 @@ def count_start(path: Path, checkpoint: Path, job_id: str) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_text(json.dumps({"checkpoint": saved, "starts": [*starts, start]}, indent=1) + "\n")
     os.replace(temporary, path)
+
+
+def noted_starts(path: Path, saved: int) -> list[dict]:
+    """The starts since that checkpoint; none where the file is not there or, after a crash, cannot be read."""
+    try:
+        noted = json.loads(path.read_text())
+        return noted["starts"] if noted["checkpoint"] == saved else []
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return []
 
 
 def explain(starts: list[dict], saved: int, logs: Path) -> str:
