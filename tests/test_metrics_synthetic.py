@@ -154,9 +154,9 @@ def test_a_subject_whose_lesion_no_image_shows_is_no_control(tmp_path):
 
 
 def test_an_original_of_a_scan_with_a_lesion_is_no_control(tmp_path):
-    """Its copies have their anomaly all the same, and its lesion is none of theirs."""
+    """As in a study whose copies were made before it was known: they have their anomaly all the same."""
     healthy = healthy_set(tmp_path / "healthy", ill=(3,))
-    synthetic(healthy.folder, tmp_path / "altered", ANOMALIES)
+    synthetic(healthy_set(tmp_path / "taken for healthy").folder, tmp_path / "altered", ANOMALIES)
     altered = SampleSet(tmp_path / "altered")
     clean, found = scored(tmp_path / "clean", healthy, 1, most=8), scored(tmp_path / "found", altered, 2)
     table = evaluated(tmp_path, tmp_path / "found", altered, (tmp_path / "clean", healthy.folder))
