@@ -5,6 +5,7 @@ A scan is masked (`brain_mask`), freed of its bias field (`correct_bias`), regis
 the same scan gives the same bytes each time on the same machine.
 """
 
+import math
 import os
 
 # ITK reads this when it is first used: two threads make registration differ between runs (ANTsPy #86, #707).
@@ -284,11 +285,13 @@ def warp_lesions(mask: ants.ANTsImage, transform: ants.ANTsTransform, grid: ants
     """The mask (0 or 1) resampled once, onto `grid`, so that each lesion keeps its volume: float32, 0 or 1.
 
     That is the volume of the transformed lesion: the native one over the determinant of `transform`. The mask is
-    interpolated linearly, and of each connected region the highest voxels stay, as many as its values sum to. Nearest
-    neighbour keeps volumes on average alone (a ball of 3 mm on voxels of 1 mm may err by a tenth), and a threshold of
-    one half shrinks small lesions.
+    interpolated linearly, at points no further apart than its own voxels and averaged within those of `grid`, and of
+    each connected region the highest voxels stay, as many as its values sum to. Nearest neighbour keeps volumes on
+    average alone (a ball of 3 mm on voxels of 1 mm may err by a tenth), and a threshold of one half shrinks small
+    lesions.
     """
-    soft = warp(mask, transform, grid).numpy()
+    factors = [max(1, math.ceil(size / min(mask.spacing) - 0.05)) for size in grid.spacing]
+    soft = shrink(warp(mask, transform, divided(grid, factors)), factors).numpy()
     regions, _ = ndimage.label(soft > 0, structure=np.ones((3, 3, 3)))
     kept = np.zeros(soft.shape, bool)
     for number, box in enumerate(ndimage.find_objects(regions), start=1):
@@ -297,6 +300,17 @@ def warp_lesions(mask: ants.ANTsImage, transform: ants.ANTsTransform, grid: ants
         highest = np.unravel_index(np.argsort(-values, axis=None, kind="stable")[:count], values.shape)
         kept[box][highest] = True
     return like(kept, grid)
+
+
+def divided(grid: ants.ANTsImage, factors: Sequence[int]) -> ants.ANTsImage:
+    """An empty image whose blocks of `factors` voxels are the voxels of `grid`."""
+    step = grid.direction * np.asarray(grid.spacing)
+    return ants.from_numpy(
+        np.zeros(np.multiply(grid.shape, factors), np.float32),
+        origin=(np.asarray(grid.origin) - step @ (0.5 - 0.5 / np.asarray(factors))).tolist(),
+        spacing=(np.asarray(grid.spacing) / factors).tolist(),
+        direction=grid.direction,
+    )
 
 
 def lesions_of_scan(mask: nibabel.Nifti1Image, from_template: Path, scan: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
