@@ -90,9 +90,9 @@ report_groups       the report's section about groups
 report              the page with everything on it
 runtime             what all jobs share: the log, the end with the workflow
 slurm               what is asked of Slurm, and how its answers are read
+records             the job of a run folder on record
 starts              how often a training was begun without getting further
 jobs                a training as a Slurm job or as processes of this machine
-records             the job of a run folder on record
 launching           where a training runs: one job at a time, found again, its end judged
 __main__            the command ``brainuad``
 ==================  ==============================================================================

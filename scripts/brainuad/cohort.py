@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from brainuad.lesions import label_lesions
-from brainuad.sample_set import SampleSet
+from brainuad.sample_set import SampleSet, hold_lesion
 
 __all__ = [
     "CONSTANT",
@@ -118,8 +118,7 @@ class Cohort:
     @cached_property
     def diseased(self) -> np.ndarray:
         """Whether each image holds a lesion, or its scan is known to hold one that it may not show, (images,)."""
-        known = self.table.reindex(columns=["scan_lesion"]).astype(str).eq("True")
-        return self.lesioned | known["scan_lesion"].to_numpy()
+        return self.lesioned | hold_lesion(self.table)
 
     @property
     def unseen(self) -> np.ndarray:

@@ -64,9 +64,8 @@ def read_scans(dataset: str, entry: dict) -> pd.DataFrame:
         table = read_listing(dataset)
     else:
         table = read_manifest(Path(entry["manifest"]))
-    table["age"] = table["age"].str.replace(
-        r"^(\d+),(\d+)$", r"\1.\2", regex=True
-    )  # as some spreadsheets write decimals
+    # Some spreadsheets write decimals with a comma.
+    table["age"] = table["age"].str.replace(r"^(\d+),(\d+)$", r"\1.\2", regex=True)
     return patients_tested(table, entry["groups"]["reference"]) if entry.get("groups") else table
 
 

@@ -28,12 +28,8 @@ from brainuad.scan_files import find, names_of
 __all__ = ["COLUMNS", "OwnScans", "outside", "score_scans"]
 
 TRUNK = Path(__file__).parents[2] / "resources/lpips/alexnet_features.safetensors"
-SCORING = {
-    "batch_size": 16,
-    "smoothing": 2.0,
-    "trunk": "alex",
-    "map": "product",
-}  # the configuration's defaults, without a calibration
+# The configuration's defaults, for a model without a calibration.
+SCORING = {"batch_size": 16, "smoothing": 2.0, "trunk": "alex", "map": "product"}
 UNITS = {"brain_volume_ml": " ml"}
 CHECKS = {"correlation": "min_correlation", "overlap": "min_overlap"}
 COLUMNS = (

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-__all__ = ["Record", "forget", "read_record", "write_record"]
+__all__ = ["Record", "forget", "read_record", "replace_file", "write_record"]
 
 
 @dataclasses.dataclass

@@ -23,13 +23,18 @@ import numpy as np
 import pandas as pd
 from numpy.lib.format import open_memmap
 
-__all__ = ["COLUMNS", "SUBJECT_COLUMNS", "Images", "SampleSet", "SampleWriter", "split_batches"]
+__all__ = ["COLUMNS", "SUBJECT_COLUMNS", "Images", "SampleSet", "SampleWriter", "hold_lesion", "split_batches"]
 
 SUBJECT_COLUMNS = ("scan", "subject", "session", "split", "group", "age", "sex", "site")
 ANOMALY_COLUMNS = ("source", "kind", "centre", "axes", "intensity")
 COLUMNS = ("sample", *SUBJECT_COLUMNS, "position", "scan_lesion", *ANOMALY_COLUMNS)
 GRID_COLUMN = "size"
 ARRAYS = {"images": np.float32, "brain": bool, "lesion": bool}
+
+
+def hold_lesion(table: pd.DataFrame) -> np.ndarray:
+    """Whether the scan of each row is known to hold a lesion, (rows,): never in tables without ``scan_lesion``."""
+    return table.reindex(columns=["scan_lesion"])["scan_lesion"].astype(str).eq("True").to_numpy()
 
 
 class SampleSet:

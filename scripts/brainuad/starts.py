@@ -10,6 +10,8 @@ import socket
 import time
 from pathlib import Path
 
+from brainuad.records import replace_file
+
 __all__ = ["FruitlessStartsError", "count_start"]
 
 LARGEST = 3  # starts in a row that got no further; more than that is no accident
@@ -40,9 +42,7 @@ def count_start(path: Path, checkpoint: Path, job_id: str) -> None:
         "nodes": os.environ.get("SLURM_JOB_NODELIST") or socket.gethostname(),
         "time": clock(time.time()),
     }
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps({"checkpoint": saved, "starts": [*starts, start]}, indent=1) + "\n")
-    os.replace(temporary, path)
+    replace_file(path, {"checkpoint": saved, "starts": [*starts, start]})
 
 
 def noted_starts(path: Path, saved: int) -> list[dict]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from brainuad.anomalies import OVERWRITING, Anomaly, change
-from brainuad.sample_set import SampleSet, SampleWriter
+from brainuad.sample_set import SampleSet, SampleWriter, hold_lesion
 
 __all__ = ["draw", "grid", "kinds", "spread", "synthetic"]
 
@@ -59,10 +59,9 @@ def synthetic(samples: Path, output: Path, settings: dict, reference: str | None
 def healthy_samples(samples: SampleSet, reference: str | None) -> pd.DataFrame:
     """The rows of test samples of subjects who are healthy in all of them."""
     table = samples.table.iloc[samples.rows("test")]
-    ill = table.reindex(columns=["scan_lesion"])["scan_lesion"].astype(str).eq("True")
-    ill |= np.array([samples.lesion[row].any() for row in table.index], dtype=bool)
+    ill = hold_lesion(table) | np.array([samples.lesion[row].any() for row in table.index], dtype=bool)
     if reference is not None:
-        ill |= table["group"].ne(reference)
+        ill |= table["group"].ne(reference).to_numpy()
     return table[~table["subject"].isin(table["subject"][ill])]
 
 
