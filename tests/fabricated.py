@@ -114,7 +114,8 @@ def cells(rng, gaps):
             rows.append({**row, **(dict.fromkeys(interval(0), np.nan) if missing else interval(value))})
             rows[-1]["reason"] = f"{TAG} is no image" if missing else ""
         if gaps:
-            rows.append({**rows[-1], "against": "voxel_z", **interval((0.1, -0.1, 0.01, 0.0, -0.2)[index])})
+            gap = interval((0.1, -0.1, 0.01, 0.0, -0.2)[index])
+            rows.append({**rows[-1], **KEYS, "against": "voxel_z", **gap})
     return pd.DataFrame(rows).assign(sd=np.nan).reindex(columns=list(COLUMNS))
 
 

@@ -21,6 +21,7 @@ from brainuad.results import Results
 from brainuad.sample_set import SampleSet, SampleWriter
 from brainuad.scoring import components
 from brainuad.tables import make_table, numbers
+from brainuad.thresholds import Threshold
 from brainuad.typeset import as_html, as_latex, as_markdown
 from conftest import ROOT
 
@@ -56,7 +57,7 @@ def pixels(cohort, threshold):
 def test_false_positive_rate_is_no_false_discovery_rate(cohort):
     """Published as fp / (fp + tp)."""
     threshold = 0.9
-    numbers = false_positive_numbers(cohort, np.ones((2, 3)), {("brain", rate): threshold for rate in RATES})
+    numbers = false_positive_numbers(cohort, np.ones((2, 3)), {("brain", rate): Threshold(threshold) for rate in RATES})
     each = [
         (marked & ~truth).sum() / (~truth).sum()
         for marked, truth in (

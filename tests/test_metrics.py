@@ -18,7 +18,7 @@ from brainuad.counts import count
 from brainuad.metrics import COLUMNS, metrics
 from brainuad.resampling import draws, interval
 from brainuad.sample_set import SampleSet, SampleWriter
-from brainuad.thresholds import RATES, thresholds
+from brainuad.thresholds import RATES, Threshold, thresholds
 from test_detection import area_up_to
 
 SIZE = (24, 20)
@@ -225,8 +225,25 @@ def test_without_validation_subjects_there_is_no_threshold(study):
     table, _ = study(splits=("test", "test", "test"))
     for name, pooling in (("dice_5", "pixels"), ("optimism", "subjects"), ("false_positive_rate_5", "subjects")):
         assert np.isnan(value(table, name, "brain", pooling=pooling))
-        assert "no healthy validation subjects" in value(table, name, "brain", pooling=pooling, column="reason")
+        reason = value(table, name, "brain", pooling=pooling, column="reason")
+        assert reason.startswith("no threshold: no healthy validation subjects")
     assert np.isfinite(value(table, "best_dice", "brain"))
+
+
+def test_a_broken_validation_map_is_named_as_what_leaves_no_threshold(study):
+    """Outside the brain it spoils the threshold of the frame alone."""
+
+    def broken(maps):
+        maps = maps.copy()
+        maps[0, 0, 0, 0] = np.nan
+        return maps
+
+    table, _ = study(change={"map": broken}, maps=("map",))
+    for name in ("dice_1", "dice_5", "optimism"):
+        assert np.isnan(value(table, name, "frame"))
+        reason = value(table, name, "frame", column="reason")
+        assert reason == "no threshold: the map of a validation subject holds NaN or infinity: score the model again"
+        assert np.isfinite(value(table, name, "brain"))
 
 
 @pytest.mark.parametrize(
@@ -358,7 +375,7 @@ def test_memory_does_not_grow_with_the_pixels_of_all_subjects(tmp_path, monkeypa
         (tmp_path / str(subjects)).mkdir()
         large = large_cohort(tmp_path / str(subjects), subjects, 4)
         counted = {"frame": count(partial(large.pixels, "frame"), subjects, bins=64)}
-        rates, weights = {("frame", rate): 0.95 for rate in RATES}, draws("ixi", subjects, 5)
+        rates, weights = {("frame", rate): Threshold(0.95) for rate in RATES}, draws("ixi", subjects, 5)
         tracemalloc.start()
         measures.detection_numbers(large, counted, weights, rates)
         peaks[subjects] = tracemalloc.get_traced_memory()[1]
@@ -369,7 +386,10 @@ def test_memory_does_not_grow_with_the_pixels_of_all_subjects(tmp_path, monkeypa
 @pytest.mark.filterwarnings("error")
 def test_beyond_so_many_pixels_values_are_nearly_exact(large, monkeypatch):
     """Of pixels counted together; AUPRO keeps to the bins of the draws, and draws are the same either way."""
-    rates, weights = {(region, rate): 0.95 for region in ("frame", "brain") for rate in RATES}, draws("ixi", 3, 50)
+    rates, weights = (
+        {(region, rate): Threshold(0.95) for region in ("frame", "brain") for rate in RATES},
+        draws("ixi", 3, 50),
+    )
     counted, both = measures.count_regions(large), []
     for most in (measures.EXACT_PIXELS, 0):
         monkeypatch.setattr(measures, "EXACT_PIXELS", most)

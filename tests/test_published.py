@@ -48,6 +48,7 @@ def test_each_printed_cell_stands_beside_ours(written):
         ("model\tdataset\tvalue\nrae\tixi\t0.5\n", "lacks the column 'metric'"),
         ("model\tdataset\tmetric\tvalue\tnote\nrae\tixi\tfid\t0.5\t\n", "'fid': known are ssim"),
         ("model\tdataset\tmetric\tvalue\tnote\nrae\tixi\tssim\thalf\t\n", "a `value` that is no number"),
+        ("model\tdataset\tmetric\tvalue\tnote\n" + 2 * "rae\tixi\tssim\t0.5\t\n", "the cell rae, ixi, ssim twice"),
         ("", "cannot be read"),
     ],
 )

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from brainuad.sample_set import COLUMNS, SampleSet, SampleWriter
-from brainuad.samples import frame_coordinates, samples
+from brainuad.samples import cut_lesions, frame_coordinates, samples
 
 SETTINGS = {"size": [20, 24], "spacing": 2.0, "centre": [0.0, -4.0, 10.0], "positions": [6.0, 10.0]}
 AFFINE = np.array([[2.0, 0, 0, -29], [0, 2, 0, -43], [0, 0, 2, -20], [0, 0, 0, 1]])  # a pixel of the frame is a voxel
@@ -36,6 +36,7 @@ def dataset(tmp_path):
         if scan.endswith("2"):
             nib.save(nib.Nifti1Image((world(2) > 8).astype(np.uint8), AFFINE), folder / "lesion.nii.gz")
     status = {"scan": ["sub-A_ses-1", "sub-A_ses-2", "sub-B"], "status": ["included", "included", "excluded"]}
+    status["lesion_volume_ml"] = ["", "12.5", ""]
     pd.DataFrame(status).to_csv(tmp_path / "quality.tsv", sep="\t", index=False)
     return tmp_path
 
@@ -74,9 +75,18 @@ def test_a_lesion_that_no_slice_shows_is_on_record(dataset):
     made = make(dataset, {**SETTINGS, "positions": [2.0, 6.0]})
     assert not made.lesion.any()
     assert list(made.table["scan_lesion"].astype(str)) == ["False", "False", "True", "True"]
-    lesion = dataset / "scans/sub-A_ses-2/lesion.nii.gz"
-    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE), lesion)
-    assert not make(dataset).table["scan_lesion"].any(), "an empty mask says that there is none"
+
+
+@pytest.mark.parametrize(("volume", "holds"), [("0.002", True), ("0.0", False), ("", False)])
+def test_a_scan_holds_a_lesion_by_its_own_mask(dataset, volume, holds):
+    """Not by that in template space, which has lost what fills less than half of a voxel."""
+    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE), dataset / "scans/sub-A_ses-2/lesion.nii.gz")
+    quality = pd.read_csv(dataset / "quality.tsv", sep="\t", dtype=str, keep_default_na=False)
+    quality["lesion_volume_ml"] = ["", volume, ""]
+    quality.to_csv(dataset / "quality.tsv", sep="\t", index=False)
+    made = make(dataset)
+    assert not made.lesion.any()
+    assert list(made.table["scan_lesion"].astype(str)) == ["False", "False", str(holds), str(holds)]
 
 
 def test_the_table_has_all_columns_and_leaves_excluded_scans_out(dataset):
@@ -137,3 +147,47 @@ def test_a_replaced_image_has_another_digest(make_sample_set, row, record):
     images[row] = images[row, :, ::-1]
     images.flush()
     assert SampleSet(folder).digest != before
+
+
+BALLS = np.random.default_rng(0).uniform(-0.5, 0.5, (8, 3))
+
+
+def ball(radius, voxel, centre):
+    """A mask of one ball in mm around the world's origin, and its affine."""
+    affine = np.diag([voxel, voxel, voxel, 1.0])
+    affine[:3, 3] = -20
+    points = affine[:3, :3] @ np.indices([round(40 / voxel) + 1] * 3).reshape(3, -1) + affine[:3, 3:]
+    inside = np.linalg.norm(points - np.reshape(centre, (3, 1)), axis=0) <= radius
+    return inside.reshape([round(40 / voxel) + 1] * 3).astype(np.float32), affine
+
+
+@pytest.mark.parametrize("spacing", [0.75, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("radius", [3, 5])
+def test_a_lesion_keeps_its_volume_on_pixels_of_another_size(spacing, radius):
+    settings = {"size": [int(30 / spacing)] * 3, "spacing": spacing, "centre": [0.2, -0.3, 0.1]}
+    for centre in BALLS:
+        mask, affine = ball(radius, 1.0, centre)
+        kept = cut_lesions(mask, settings, settings["centre"][2], affine).sum() * spacing**3 / mask.sum()
+        assert 0.95 <= kept <= 1.05
+
+
+@pytest.mark.parametrize("spacing", [0.75, 1.5, 2.0])
+def test_a_lesion_keeps_its_area_in_a_slice(spacing):
+    settings = {"size": [int(30 / spacing)] * 2, "spacing": spacing, "centre": [0.2, -0.3, 0.1]}
+    for centre in BALLS:
+        mask, affine = ball(6, 1.0, centre)
+        area = mask[:, :, 20].sum()
+        assert cut_lesions(mask, settings, 0.0, affine).sum() * spacing**2 == pytest.approx(area, rel=0.03)
+
+
+def test_a_lesion_is_cut_where_its_scan_is():
+    """At pixels that are voxels the mask itself; at others the pixels that lie in it."""
+    mask, affine = ball(6, 1.0, (2, -3, 0))
+    same = cut_lesions(mask, {"size": [41, 41], "spacing": 1.0, "centre": [0.0, 0.0, 0.0]}, 0.0, affine)
+    assert np.array_equal(same, mask[:, :, 20] > 0)
+    settings = {"size": [20, 20], "spacing": 1.5, "centre": [1.0, -2.0, 0.0]}
+    x, y = (centre + (np.arange(20) - 9.5) * 1.5 for centre in (1, -2))
+    distance = np.hypot(x[:, None] - 2, y[None] + 3)
+    made = cut_lesions(mask, settings, 0.0, affine)
+    assert made[distance < 5].all()
+    assert not made[distance > 7].any()

@@ -106,6 +106,7 @@ def test_a_difference_in_every_subject_is_found(tested):
     assert pairs["p_holm"].to_numpy() == pytest.approx(holm(pairs["p"].to_numpy()))
     assert ranks.set_index("model")["rank"].to_dict() == pytest.approx({"good": 2, "better": 1, "floor": 3}, abs=0.2)
     assert ranks[["low", "high"]].isna().all(axis=None), "the same order in every subject has no spread to show"
+    assert ranks["reason"].eq("no interval: the same in all draws of the subjects").all()
     ranks = tested(shift=0.01)[1]
     assert (ranks["low"] < ranks["rank"]).all()
     assert (ranks["rank"] < ranks["high"]).all()
@@ -128,6 +129,8 @@ def test_the_difference_is_of_what_is_tested():
         assert row["p"] == sign_flip(each)
     nothing = compared(key, values.assign(b=np.nan), 50)[0]
     assert np.isnan([nothing[name] for name in ("difference", "low", "high", "p")]).all()
+    assert nothing["reason"] == "no subject has a value of both"
+    assert all(row["reason"] == "" for row in rows.values())
 
 
 def test_a_subject_of_many_sessions_counts_once(tested, tmp_path):

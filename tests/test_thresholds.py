@@ -32,7 +32,7 @@ def test_the_threshold_is_the_quantile_of_all_scores(values, rate):
 def test_scores_that_are_not_finite_give_no_threshold_and_a_reason(bad):
     known, number, reason = thresholds_at(lambda: iter([np.float32([0, bad, 1])]), RATES)
     assert np.isnan(known).all()
-    assert (number, reason) == (3, "the map holds NaN or infinity: score the model again")
+    assert (number, reason) == (3, "the map of a validation subject holds NaN or infinity: score the model again")
 
 
 @pytest.mark.parametrize("count", [1, 7, 100, 1003])
@@ -82,7 +82,7 @@ def expected(maps, brain, rows):
     """The thresholds of the pixels of those rows."""
     values = {"frame": [maps[row].ravel() for row in rows], "brain": [maps[row][brain[row]] for row in rows]}
     return {
-        (region, rate): pytest.approx(threshold_at(np.concatenate(parts), rate))
+        (region, rate): (pytest.approx(threshold_at(np.concatenate(parts), rate)), "")
         for region, parts in values.items()
         for rate in RATES
     }
@@ -111,4 +111,7 @@ def test_without_a_reference_all_groups_are_healthy(study):
 def test_without_validation_subjects_there_is_a_reason(study):
     path, _, _ = study(["train", "test"])
     assert pd.read_csv(path, sep="\t")["reason"].str.contains("no healthy validation subject").all()
-    assert all(np.isnan(value) for value in read_thresholds(path).values())
+    assert all(
+        np.isnan(value) and missing.startswith("no threshold: no healthy")
+        for value, missing in read_thresholds(path).values()
+    )

@@ -17,6 +17,7 @@ grouping            whether the groups of a dataset can be compared
 leakage             whether a subject, a family or a scan is on two sides
 phantom             simulated raw T1 volumes of known truth
 reading             the file of a scan → one finite volume, or why there is none
+partial_volume      the share of each voxel that lesions fill → a mask of the same volume
 volumes             N4, brain mask, registration, normalisation: image → image
 isolation           a function in a process of its own, whose crash ends no other
 extraction          the brain of a scan: own mask, by the template, or by another program

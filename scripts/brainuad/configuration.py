@@ -217,7 +217,7 @@ def check_placeholders(key: str, pattern: str) -> None:
 
 
 def check_samples(config: dict) -> None:
-    """Samples are large enough to be scored; slices need positions; the percentiles are in order."""
+    """Samples are large enough to be scored and hold their anomalies; slices need positions; percentiles in order."""
     samples = config["samples"]
     if min(samples["size"][:2]) < SMALLEST_SLICE:
         raise ConfigurationError(
@@ -226,6 +226,13 @@ def check_samples(config: dict) -> None:
         )
     if len(samples["size"]) == 2 and not samples["positions"]:
         raise ConfigurationError("`samples.positions` is empty: slices need at least one position in mm.")
+    for name, entry in config["datasets"].items():
+        anomalies = (entry["from"] and entry["anomalies"]) or {"size": [0], "grid": None}
+        if max((anomalies["grid"] or anomalies)["size"]) > min(samples["size"]):
+            raise ConfigurationError(
+                f"`datasets.{name}.anomalies` are larger than the frame: `size` is in pixels, of which `samples.size` "
+                f"has {min(samples['size'])} along its shortest side."
+            )
     low, high = (config["preprocessing"]["normalization"][key] for key in ("low", "high"))
     if low >= high:
         raise ConfigurationError(f"`preprocessing.normalization.low` ({low:g}) must be below `high` ({high:g}).")

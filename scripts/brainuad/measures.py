@@ -10,7 +10,7 @@ from brainuad import detection, lesions, similarity
 from brainuad.cohort import CONSTANT, Cohort, Number, mean_number, number_of, unusable, with_all
 from brainuad.counts import Counts, count, count_exactly, count_together, pooled
 from brainuad.sample_set import SampleSet
-from brainuad.thresholds import RATES
+from brainuad.thresholds import RATES, Threshold
 
 __all__ = [
     "count_regions",
@@ -105,7 +105,7 @@ def detection_numbers(
     cohort: Cohort,
     counted: dict[str, Counts | str],
     weights: np.ndarray,
-    thresholds: dict[tuple[str, float], float],
+    thresholds: dict[tuple[str, float], Threshold],
     name: str = "map",
 ) -> list[Number]:
     """What the pixels of a map say about the lesions, in the frame and in the brain, pooled and by subject."""
@@ -115,10 +115,11 @@ def detection_numbers(
             numbers += undefined(region, name, counts)
             continue
         pixels = int(counts.positives.sum() + counts.negatives.sum())
-        above = {rate: above_threshold(cohort, region, name, thresholds[region, rate]) for rate in RATES}
-        rows = pooled_numbers(counts, above, weights, region, name)
+        above = {rate: above_threshold(cohort, region, name, thresholds[region, rate].value) for rate in RATES}
+        missing = thresholds[region, RATES[0]].missing  # that of all rates, which are of the same pixels
+        rows = pooled_numbers(counts, above, weights, region, name, missing)
         make_exact(rows, cohort, above, region, name, pixels)
-        rows += subject_numbers(cohort, counts, above, weights, region, name)
+        rows += subject_numbers(cohort, counts, above, weights, region, name, missing)
         for row in rows:
             row.prevalence = float(counts.positives.sum() / pixels)
             row.n = pixels if row.pooling == "pixels" else row.n
@@ -143,8 +144,10 @@ def above_threshold(cohort: Cohort, region: str, name: str, threshold: float) ->
     return (true, false) if not np.isnan(threshold) else (true + np.nan, false + np.nan)
 
 
-def pooled_numbers(counts: Counts, above: dict, weights: np.ndarray, region: str, name: str) -> list[Number]:
-    """The numbers of all pixels together, and of all lesions."""
+def pooled_numbers(
+    counts: Counts, above: dict, weights: np.ndarray, region: str, name: str, missing: str = ""
+) -> list[Number]:
+    """The numbers of all pixels together, and of all lesions; ``missing`` says why there is no threshold."""
     everyone, parts = with_all(weights), []
     for positives, negatives, coverage, number in pooled(counts, everyone):
         ranked, precision = detection.areas(positives, negatives, counts.tied)
@@ -159,7 +162,7 @@ def pooled_numbers(counts: Counts, above: dict, weights: np.ndarray, region: str
     at_one, at_five = (detection.dice(everyone @ true, everyone @ false, abnormal) for true, false in above.values())
     values = (ranked, precision, gain, best, at_one, at_five, best - at_five, missed)
     deciding = np.count_nonzero(counts.positives.sum(axis=1))
-    keys = {"region": region, "map": name, "reason": no_threshold(name), "deciding": deciding}
+    keys = {"region": region, "map": name, "reason": missing, "deciding": deciding}
     rows = [
         number_of(value, metric=metric, pooling="pixels", **keys) for metric, value in zip(POOLED, values, strict=True)
     ]
@@ -176,7 +179,7 @@ def make_exact(rows: list[Number], cohort: Cohort, above: dict, region: str, nam
 
 
 def subject_numbers(
-    cohort: Cohort, counts: Counts, above: dict, weights: np.ndarray, region: str, name: str
+    cohort: Cohort, counts: Counts, above: dict, weights: np.ndarray, region: str, name: str, missing: str
 ) -> list[Number]:
     """The means over subjects that have a lesion in the region; none if the map of one of them is constant."""
     owner, keys = np.arange(len(cohort.subjects)), {"region": region, "pooling": "subjects", "map": name}
@@ -206,22 +209,15 @@ def subject_numbers(
             detection.dice(true, false, abnormal),
             owner,
             weights,
-            no_threshold(name),
+            missing,
             metric=at_rate("dice", rate),
             **keys,
         )
         for rate, (true, false) in above.items()
     )
-    gap = mean_number(best.subjects - at_five.subjects, owner, weights, no_threshold(name), metric="optimism", **keys)
+    gap = mean_number(best.subjects - at_five.subjects, owner, weights, missing, metric="optimism", **keys)
     gap.replicates = best.replicates - at_five.replicates  # the best threshold of each draw
     return [*rows, best, at_one, at_five, gap]
-
-
-def no_threshold(name: str) -> str:
-    """Why a map has no threshold."""
-    if name != "map":
-        return f"no threshold: those of rule thresholds are of the anomaly map, not of {name}"
-    return "no threshold: the training datasets have no healthy validation subjects"
 
 
 def at_rate(metric: str, rate: float) -> str:
@@ -246,13 +242,13 @@ def subject_areas(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 
 def false_positive_numbers(
-    cohort: Cohort, weights: np.ndarray, thresholds: dict[tuple[str, float], float], name: str = "map"
+    cohort: Cohort, weights: np.ndarray, thresholds: dict[tuple[str, float], Threshold], name: str = "map"
 ) -> list[Number]:
     """The share of each subject's normal pixels in the brain that a threshold from other healthy subjects lets pass."""
     inside = (scores[brain] for scores, (brain, _) in zip(cohort.images(name), cohort.masks(), strict=True))
     numbers, broken = [], unusable(cohort.images(name)) or unusable(inside)
     for rate in RATES:
-        threshold, counts = thresholds["brain", rate], np.zeros((2, len(cohort.subjects)))
+        (threshold, missing), counts = thresholds["brain", rate], np.zeros((2, len(cohort.subjects)))
         for subject, scores, lesion in cohort.pixels("brain", name):
             normal = lesion == 0
             counts[:, subject] += np.count_nonzero((scores > threshold) & normal), np.count_nonzero(normal)
@@ -261,7 +257,7 @@ def false_positive_numbers(
         keys = {"metric": at_rate("false_positive_rate", rate), "region": "brain", "pooling": "subjects", "map": name}
         reason = "no subject has a normal pixel"
         if broken or np.isnan(threshold):
-            shares, reason = np.full(len(shares), np.nan), broken or no_threshold(name)
+            shares, reason = np.full(len(shares), np.nan), broken or missing
         numbers.append(mean_number(shares, np.arange(len(shares)), weights, reason, **keys))
     return numbers
 

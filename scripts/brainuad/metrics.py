@@ -16,7 +16,7 @@ from brainuad.catalogue import CATALOGUE, column
 from brainuad.cohort import Cohort, Number, number_of, with_all
 from brainuad.resampling import draws, interval, no_interval
 from brainuad.sample_set import SampleSet
-from brainuad.thresholds import read_thresholds
+from brainuad.thresholds import Threshold, read_thresholds
 
 __all__ = ["COLUMNS", "metrics"]
 
@@ -75,7 +75,8 @@ def metrics(
     numbers = measures.similarity_numbers(cohort, weights, originals.samples if originals else None)
     points = measures.curves({})
     for name in maps:
-        own = known if name == "map" else dict.fromkeys(known, np.nan)
+        other = Threshold(np.nan, f"no threshold: those of rule thresholds are of the anomaly map, not of {name}")
+        own = known if name == "map" else dict.fromkeys(known, other)
         numbers += measures.false_positive_numbers(cohort, weights, own, name)
         if cohort.lesioned.any():
             counted = measures.count_regions(cohort, name)

@@ -21,7 +21,7 @@ def read_published(path: Path) -> pd.DataFrame:
     """The published cells.
 
     Raises:
-        ValueError: there is no such file, it lacks a column, or it names a metric that is not compared.
+        ValueError: there is no such file, it lacks a column, names a metric that is not compared, or has a cell twice.
     """
     try:
         table = pd.read_csv(path, sep="\t", dtype={name: str for name in PUBLISHED_COLUMNS if name != "value"})
@@ -36,6 +36,9 @@ def read_published(path: Path) -> pd.DataFrame:
             raise ValueError(f"comparison.published: {path} names the metric {metric!r}: known are {', '.join(known)}.")
     if not pd.api.types.is_numeric_dtype(table["value"]):
         raise ValueError(f"comparison.published: {path} has a `value` that is no number.")
+    cells = table[["model", "dataset", "metric"]]
+    for row in cells[cells.duplicated()].itertuples(index=False):
+        raise ValueError(f"comparison.published: {path} has the cell {', '.join(row)} twice: keep one line of it.")
     return table.fillna({"note": ""})
 
 

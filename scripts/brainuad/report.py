@@ -134,15 +134,32 @@ def verdict(study: Study, gaps: list, protocol: str) -> str:
     floors = listed(sorted({gap.floor for gap in gaps}))
     where = f"above the floor {floors} at finding anomalies ({metrics}, {protocol[0].lower()}{protocol[1:]})"
     if not models:
-        return f"No trained model is clearly {where}."
+        return f"No trained model is {where}, by the interval of the difference."
     counts = [
         f"{study.look[name].label} ({sum(name in column for column in winners)} of {len(gaps)})" for name in models
     ]
     verb = "is" if len(models) == 1 else "are"
-    return f"{listed(counts)} {verb} clearly {where}{'' if len(models) == len(trained(study)) else NO_OTHER}."
+    other = "" if len(models) == len(trained(study)) else "; no other trained model is"
+    return (
+        f"{listed(counts)} {verb} {where}, by the interval of the difference{confirmed(study, gaps, winners)}{other}."
+    )
 
 
-NO_OTHER = "; no other trained model is"
+def confirmed(study: Study, gaps: list, winners: list[list[str]]) -> str:
+    """How many of these differences the paired tests confirm; empty if none was tested."""
+    table, corrected = study.table("significance"), []
+    if table is None:
+        return ""
+    for gap, models in zip(gaps, winners, strict=True):
+        same = table["dataset"].eq(gap.dataset) & table["metric"].eq(gap.metric)
+        rows = table[same & (table["region"] + ", " + table["pooling"]).eq(gap.place)]
+        against = {name for name, look in study.look.items() if look.floor and look.label == gap.floor}
+        for row in rows.itertuples():
+            pair = {row.model_a, row.model_b}
+            corrected += [row.p_holm] if pair & against and pair & set(models) else []
+    if not corrected:
+        return ""
+    return f" (paired tests, corrected by Holm, confirm {sum(p < 0.05 for p in corrected)} of {len(corrected)})"
 
 
 def trained(study: Study) -> list[str]:

@@ -30,7 +30,7 @@ IMAGES = (
     "Anomaly map, reconstruction and z-score of each scan as NIfTI, in template space and on the grid of the scan "
     "itself. Pages and pictures lie beside this report."
 )
-RESAMPLES = 2000
+RESAMPLES = 1000  # unless the study has other
 
 
 def quality(study: Study) -> Section:
@@ -170,7 +170,8 @@ def false_positives(study: Study) -> Section:
     parts = [read(path).assign(model=model, dataset=dataset) for model, _, dataset, path in study.jobs("subjects")]
     if not parts or FALSE_POSITIVES not in (table := pd.concat(parts)):
         return Section("false-positives", "False positives on healthy scans")
-    result = pd.DataFrame(group_rows(table[~table["lesion"]], references(study)))
+    resamples = study.settings["configuration"].get("comparison", {}).get("resamples", RESAMPLES)
+    result = pd.DataFrame(group_rows(table[~table["lesion"]], references(study), resamples))
     if not len(result):
         return Section("false-positives", "False positives on healthy scans")
     caption = (
@@ -193,11 +194,12 @@ def references(study: Study) -> dict[str, str]:
     return {name: entry["groups"]["reference"] for name, entry in entries.items() if entry.get("groups")}
 
 
-def group_rows(table: pd.DataFrame, references: dict[str, str]) -> list[dict]:
+def group_rows(table: pd.DataFrame, references: dict[str, str], resamples: int = RESAMPLES) -> list[dict]:
     """A row for each grouping, group and model: mean over subjects, interval, number of subjects.
 
     A subject of whom nothing has a value is left out, and a model of which a seed lacks one that others have: what is
     left of it is not its mean. Groups that are not the reference of their dataset are in the grouping ``group`` alone.
+    Subjects of a dataset stay in their order and are drawn by its name, so that its intervals are those of the tables.
     """
     table = table[table.groupby(["dataset", "subject"])[FALSE_POSITIVES].transform("count") > 0]
     healthy = table["dataset"].map(references).isna() | table["group"].eq(table["dataset"].map(references))
@@ -212,11 +214,14 @@ def group_rows(table: pd.DataFrame, references: dict[str, str]) -> list[dict]:
         for label in order:
             for model, own in named[named["label"] == label].groupby("model", sort=False):
                 values = (
-                    own.groupby(["dataset", "subject"])[FALSE_POSITIVES].agg(pd.Series.mean, skipna=False).to_numpy()
+                    own.groupby(["dataset", "subject"], sort=False)[FALSE_POSITIVES]
+                    .agg(pd.Series.mean, skipna=False)
+                    .to_numpy()
                 )
                 if np.isnan(values).any():
                     continue
-                low, high = mean_interval(values)
+                weights = draws(label if grouping == "dataset" else "report", len(values), resamples)
+                low, high = interval(values.mean(), weights @ values / len(values), len(values))
                 entry = {"grouping": grouping, "group": label, "model": model, "value": values.mean()}
                 rows.append({**entry, "low": low, "high": high, "n": len(values)})
     return rows
@@ -235,12 +240,6 @@ def bands(age: pd.Series | None) -> pd.Series | None:
         return None
     starts = (pd.to_numeric(age, errors="coerce") // BAND * BAND).astype("Int64")
     return starts.map(lambda start: f"{start:>2}\N{EN DASH}{start + BAND - 1}", na_action="ignore").astype(object)
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean; NaN for a single value."""
-    weights = draws("report", len(values), RESAMPLES)
-    return interval(values.mean(), weights @ values / len(values), len(values))
 
 
 def rate_table(study: Study, rows: pd.DataFrame) -> Table:

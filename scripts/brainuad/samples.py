@@ -1,6 +1,8 @@
 """Slices or volumes of preprocessed scans, cut into sample sets."""
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +11,7 @@ import pandas as pd
 from scipy.ndimage import map_coordinates
 
 from brainuad.manifest import read_scans, splits
+from brainuad.partial_volume import keep_volume
 from brainuad.sample_set import SUBJECT_COLUMNS, SampleWriter
 
 __all__ = ["frame_coordinates", "samples"]
@@ -29,14 +32,14 @@ def samples(dataset: str, entry: dict, quality: Path, scans: Path, output: Path,
     Raises:
         ValueError: what was cut holds no brain, although the scan does at that height.
     """
-    status = pd.read_csv(quality, sep="\t", dtype=str, keep_default_na=False).set_index("scan")["status"]
+    known = pd.read_csv(quality, sep="\t", dtype=str, keep_default_na=False).set_index("scan")
     table = read_scans(dataset, entry)
-    table = table[table["scan"].map(status).eq("included")]
+    table = table[table["scan"].map(known["status"]).eq("included")]
     table["split"] = splits(table, entry["split"], seed)
     positions = settings["positions"] if len(settings["size"]) == 2 else [settings["centre"][2]]
     writer = SampleWriter(output, len(table) * len(positions), settings["size"])
     for row in table[list(SUBJECT_COLUMNS)].to_dict("records"):
-        row["scan_lesion"] = has_lesion(scans / row["scan"])
+        row["scan_lesion"] = float(known["lesion_volume_ml"][row["scan"]] or 0) > 0  # of the scan: no grid loses it
         for position, arrays in cut(scans / row["scan"], settings, positions):
             if not arrays[1].any():
                 raise ValueError(
@@ -53,25 +56,29 @@ def cut(folder: Path, settings: dict, positions: Sequence[float]) -> Iterator[tu
     """Yield position and (image, brain, lesion) of each sample of one preprocessed scan."""
     scan = nib.load(folder / "t1w.nii.gz")
     lesion = folder / "lesion.nii.gz"
-    volumes = [
-        (scan.get_fdata(dtype=np.float32), 1),
-        (nib.load(folder / "mask.nii.gz").get_fdata(dtype=np.float32), 0),
-        (
-            nib.load(lesion).get_fdata(dtype=np.float32) if lesion.exists() else np.zeros(scan.shape, np.float32),
-            0,
-        ),
-    ]
+    image, mask = scan.get_fdata(dtype=np.float32), nib.load(folder / "mask.nii.gz").get_fdata(dtype=np.float32)
+    lesions = nib.load(lesion).get_fdata(dtype=np.float32) if lesion.exists() else None
     for position in positions:
         voxels = frame_coordinates(settings, position, scan.affine)
-        image, brain, abnormal = (map_coordinates(volume, voxels, order=order) for volume, order in volumes)
-        brain = brain > 0.5
-        yield position, (np.clip(image, 0, 1) * brain, brain, abnormal > 0.5)
+        brain = map_coordinates(mask, voxels, order=0) > 0.5
+        abnormal = np.zeros(brain.shape, bool)
+        if lesions is not None:
+            abnormal = cut_lesions(lesions, settings, position, scan.affine)
+        yield position, (np.clip(map_coordinates(image, voxels, order=1), 0, 1) * brain, brain, abnormal)
 
 
-def has_lesion(folder: Path) -> bool:
-    """Whether a preprocessed scan holds a lesion anywhere, also where no sample is cut."""
-    lesion = folder / "lesion.nii.gz"
-    return lesion.exists() and bool((nib.load(lesion).get_fdata(dtype=np.float32) > 0.5).any())
+def cut_lesions(mask: np.ndarray, settings: dict, position: float, affine: np.ndarray) -> np.ndarray:
+    """The lesions of a volume (0 or 1) in one sample, bool: in a volume each keeps its volume, in a slice its area.
+
+    The mask is interpolated linearly at points no further apart than its voxels, and averaged within each pixel.
+    """
+    axes, factor = len(settings["size"]), math.ceil(settings["spacing"] / nib.affines.voxel_sizes(affine).min() - 0.05)
+    steps = settings["spacing"] * ((np.arange(max(factor, 1)) + 0.5) / max(factor, 1) - 0.5)
+    shares = np.zeros(settings["size"], np.float32)
+    for step in product(steps, repeat=axes):
+        moved = {**settings, "centre": np.add(settings["centre"][:axes], step)}
+        shares += map_coordinates(mask, frame_coordinates(moved, position, affine), order=1)
+    return keep_volume(shares / len(steps) ** axes)
 
 
 def frame_coordinates(settings: dict, position: float, affine: np.ndarray) -> np.ndarray:

@@ -15,17 +15,17 @@ from statsmodels.stats.multitest import multipletests
 
 from brainuad.catalogue import CATALOGUE, PROTOCOLS, column
 from brainuad.figures import save
-from brainuad.resampling import draws, interval
+from brainuad.resampling import draws, interval, no_interval
 from brainuad.results import KEY
 
 __all__ = ["PAIR_COLUMNS", "RANK_COLUMNS", "holm", "mean_ranks", "sign_flip", "significance"]
 
-PAIR_COLUMNS = (*KEY, "model_a", "model_b", "difference", "low", "high", "p", "p_holm", "n")
+PAIR_COLUMNS = (*KEY, "model_a", "model_b", "difference", "low", "high", "p", "p_holm", "n", "reason")
 TESTED = {
     kind: [key for key in numbers if CATALOGUE[key[0]].merit and key[2] in ("images", "subjects")]
     for kind, numbers in PROTOCOLS["strict"].items()
 }
-RANK_COLUMNS = (*KEY, "model", "rank", "low", "high", "n")
+RANK_COLUMNS = (*KEY, "model", "rank", "low", "high", "n", "reason")
 
 
 def significance(
@@ -38,7 +38,8 @@ def significance(
         subjects: their tables of subjects, in the same order.
         pairs: TSV to write, columns ``PAIR_COLUMNS``: the mean over subjects and seeds of model a less that of b, also
             of images (a subject of many sessions counts once, as in the test), its interval, the p-value of a paired
-            permutation test and the same after Holm's correction for all pairs of models of that number.
+            permutation test and the same after Holm's correction for all pairs of models of that number; ``reason``
+            says why an interval is empty.
         ranks: TSV to write, columns ``RANK_COLUMNS``: mean rank over the subjects, 1 the best, and its interval.
         figure: PNG of the ranks to write.
         settings: ``models`` (name to ``label`` and ``floor``, in order), ``resamples`` and ``simulated``.
@@ -96,7 +97,9 @@ def compared(key: tuple[str, ...], values: pd.DataFrame, resamples: int) -> list
         value = differences.mean() if known.any() else np.nan
         low, high = interval(value, means, len(differences))
         named = dict(zip(KEY, key, strict=True)) | {"model_a": first, "model_b": second, "n": len(differences)}
-        rows.append({**named, "difference": value, "low": low, "high": high, "p": sign_flip(differences)})
+        reason = no_interval(means, len(differences)) if known.any() else "no subject has a value of both"
+        bounds = {"difference": value, "low": low, "high": high, "reason": reason}
+        rows.append({**named, **bounds, "p": sign_flip(differences)})
     for row, adjusted in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
         row["p_holm"] = adjusted
     return rows
@@ -113,7 +116,8 @@ def ranked(key: tuple[str, ...], values: pd.DataFrame, resamples: int) -> list[d
     rows = []
     for model, mean, each in zip(known.columns, means, drawn.T, strict=True):
         low, high = interval(mean, each, len(known))
-        rows.append({**named, "model": model, "rank": mean, "low": low, "high": high})
+        reason = no_interval(each, len(known))
+        rows.append({**named, "model": model, "rank": mean, "low": low, "high": high, "reason": reason})
     return rows
 
 

@@ -8,19 +8,28 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from brainuad.cohort import NOT_FINITE, Cohort
+from brainuad.cohort import Cohort
 from brainuad.counts import KEY_BITS, REST_BITS, keys_of, scores_of
 from brainuad.sample_set import SampleSet
 
-__all__ = ["COLUMNS", "NOBODY", "RATES", "read_thresholds", "thresholds", "thresholds_at"]
+__all__ = ["COLUMNS", "NOBODY", "RATES", "Threshold", "read_thresholds", "thresholds", "thresholds_at"]
 
 RATES = (0.01, 0.05)  # shares of healthy pixels called abnormal
 NOBODY = "no healthy validation subjects: give a training dataset a `split.validation`, and controls with `groups`"
+BROKEN = "the map of a validation subject holds NaN or infinity: score the model again"
 COLUMNS = ("region", "rate", "threshold", "n", "reason")
+
+
+class Threshold(NamedTuple):
+    """A score above which a pixel is called abnormal, or NaN and why there is none."""
+
+    value: float
+    missing: str = ""
 
 
 def thresholds(
@@ -86,7 +95,7 @@ def thresholds_at(pixels: Callable[[], Iterator[np.ndarray]], rates: Sequence[fl
         counts += np.bincount(keys_of(scores[np.isfinite(scores)])[0], minlength=counts.size)
     below = np.cumsum(counts)
     if number == 0 or below[-1] < number:
-        return [np.nan] * len(rates), number, NOT_FINITE if number else NOBODY
+        return [np.nan] * len(rates), number, BROKEN if number else NOBODY
     # The rank of the score in rising order, from 1; rounding must not lift a whole number.
     ranks = [max(math.ceil((1 - rate) * number - 1e-6), 1) for rate in rates]
     keys = np.searchsorted(below, ranks)
@@ -102,7 +111,10 @@ def thresholds_at(pixels: Callable[[], Iterator[np.ndarray]], rates: Sequence[fl
     return [float(value) for value in scores_of(keys, np.array(inside))], number, ""
 
 
-def read_thresholds(table: Path) -> dict[tuple[str, float], float]:
+def read_thresholds(table: Path) -> dict[tuple[str, float], Threshold]:
     """The thresholds of a table by region and rate."""
-    frame = pd.read_csv(table, sep="\t")
-    return {(row.region, row.rate): row.threshold for row in frame.itertuples()}
+    frame = pd.read_csv(table, sep="\t", dtype={"reason": str}).fillna({"reason": ""})
+    return {
+        (row.region, row.rate): Threshold(row.threshold, row.reason and f"no threshold: {row.reason}")
+        for row in frame.itertuples()
+    }

@@ -23,6 +23,7 @@ import numpy as np
 from scipy import ndimage
 
 from brainuad.faults import BadScan
+from brainuad.partial_volume import keep_volume
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts millimetres towards left and posterior, NIfTI right and anterior
 STRIPPED_VOLUME = 2300.0  # ml: what is not background in a stripped scan; heads, even cropped ones, hold more
@@ -285,21 +286,12 @@ def warp_lesions(mask: ants.ANTsImage, transform: ants.ANTsTransform, grid: ants
     """The mask (0 or 1) resampled once, onto `grid`, so that each lesion keeps its volume: float32, 0 or 1.
 
     That is the volume of the transformed lesion: the native one over the determinant of `transform`. The mask is
-    interpolated linearly, at points no further apart than its own voxels and averaged within those of `grid`, and of
-    each connected region the highest voxels stay, as many as its values sum to. Nearest neighbour keeps volumes on
-    average alone (a ball of 3 mm on voxels of 1 mm may err by a tenth), and a threshold of one half shrinks small
-    lesions.
+    interpolated linearly, at points no further apart than its own voxels, and averaged within those of `grid`: what
+    stays is decided by `keep_volume`.
     """
     factors = [max(1, math.ceil(size / min(mask.spacing) - 0.05)) for size in grid.spacing]
-    soft = shrink(warp(mask, transform, divided(grid, factors)), factors).numpy()
-    regions, _ = ndimage.label(soft > 0, structure=np.ones((3, 3, 3)))
-    kept = np.zeros(soft.shape, bool)
-    for number, box in enumerate(ndimage.find_objects(regions), start=1):
-        values = np.where(regions[box] == number, soft[box], 0)
-        count = round(float(values.sum()))
-        highest = np.unravel_index(np.argsort(-values, axis=None, kind="stable")[:count], values.shape)
-        kept[box][highest] = True
-    return like(kept, grid)
+    shares = shrink(warp(mask, transform, divided(grid, factors)), factors).numpy()
+    return like(keep_volume(shares), grid)
 
 
 def divided(grid: ants.ANTsImage, factors: Sequence[int]) -> ants.ANTsImage:
