@@ -36,12 +36,7 @@ def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         ValueError: scores hold NaN.
     """
-    positives, negatives = by_class(scores, truth)
-    if not (positives.size and negatives.size):
-        return np.nan
-    values, counts = np.unique(positives, return_counts=True)
-    below, not_above = (np.searchsorted(negatives, values, side) for side in ("left", "right"))
-    return float(counts @ (below + not_above) / (2 * positives.size * negatives.size))
+    return exact_areas(scores, truth)[0]
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -59,13 +54,21 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         ValueError: scores hold NaN.
     """
+    return exact_areas(scores, truth)[1]
+
+
+def exact_areas(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """``auroc`` and ``average_precision`` of the same pixels, which are sorted once for both."""
     positives, negatives = by_class(scores, truth)
     if not positives.size:
-        return np.nan
-    values, counts = (array[::-1] for array in np.unique(positives, return_counts=True))
-    true = np.cumsum(counts)
-    false = negatives.size - np.searchsorted(negatives, values, "left")
-    return float(counts @ (true / (true + false)) / positives.size)
+        return np.nan, np.nan
+    values, counts = np.unique(positives, return_counts=True)
+    below, not_above = (np.searchsorted(negatives, values, side) for side in ("left", "right"))
+    true, false = np.cumsum(counts[::-1]), negatives.size - below[::-1]
+    precision = float(counts[::-1] @ (true / (true + false)) / positives.size)
+    if not negatives.size:
+        return np.nan, precision
+    return float(counts @ (below + not_above) / (2 * positives.size * negatives.size)), precision
 
 
 def by_class(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -238,7 +238,7 @@ def subject_areas(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """AUROC and average precision of one subject; NaN where it has one class only."""
     if not truth.any() or truth.all():
         return np.nan, np.nan
-    return detection.auroc(scores, truth), detection.average_precision(scores, truth)
+    return detection.exact_areas(scores, truth)
 
 
 def false_positive_numbers(

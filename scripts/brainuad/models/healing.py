@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brainuad.models.attention import causal
+
 __all__ = ["Cache", "heal", "log_likelihood", "sample"]
 
 
@@ -51,9 +53,7 @@ class Cache:
             self.keys[layer].copy_(k.transpose(1, 2))
             self.values[layer].copy_(v.transpose(1, 2))
             q = q.transpose(1, 2).contiguous()
-            return F.scaled_dot_product_attention(q, self.keys[layer], self.values[layer], is_causal=True).transpose(
-                1, 2
-            )
+            return causal(q, self.keys[layer], self.values[layer]).transpose(1, 2)
 
         return attend
 
