@@ -43,7 +43,16 @@ TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
 BATCH = 2
 START = 2.0  # seconds of a processor taken for a job of which nothing was measured: its imports and little more
 OPTIMIZER = 2  # values that Adam keeps of each weight, in a checkpoint
-MAPS = 2.2e6  # bytes of the maps, pictures and page of a scan by one model: of the demonstration, where they were counted
+MAPS = 2.2e6  # bytes of the maps, pictures and page of a scan by one model, as counted in the demonstration
+SCANS_PER_JOB = 16
+STAGES = {  # and the rules whose jobs they are
+    "scans": ("preprocess",),
+    "quality control": ("quality", "intake"),
+    "samples": ("samples", "synthetic"),
+    "training": ("train",),
+    "scoring": ("score",),
+    "metrics": ("metrics", "response"),
+}
 BYTES_OF_SCORE, BYTES_OF_SAMPLE = 4 * 4, 4 + 1 + 1  # a pixel: four arrays in 32 bit; an image and two masks
 
 
@@ -144,11 +153,11 @@ def anomalies(images: int, size: tuple[int, ...], settings: dict) -> float:
         return took(lambda: synthetic(folder / "samples", folder / "out", settings)) / images
 
 
-def planned(scans: int, scans_per_job: int, maps: bool = False) -> dict[str, int]:
+def planned(scans: int, maps: bool = False) -> dict[str, int]:
     """Jobs of each rule; with maps, those of the first seed of all models on HCP."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_study(folder, scans, scans_per_job)
+        write_study(folder, scans, SCANS_PER_JOB)
         file = folder / "config/config.yaml"
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
         file.write_text(yaml.safe_dump({**config, "maps": {"datasets": ["hcp"] * maps}}, sort_keys=False))
@@ -195,56 +204,61 @@ def models(config: dict, learnt: int, scored: int) -> dict[str, float]:
     return totals | {"least": min(growth.values()), "most": max(growth.values())}
 
 
+def write_stages(config: dict, images: dict[str, int], totals: dict[str, float], jobs: dict[str, int]) -> None:
+    """Measure what is left to measure, and print the table of the stages and that of how the study grows."""
+    size, runs = tuple(config["samples"]["size"]), len(config["training"]["seeds"]) * len(config["models"])
+    pixels = size[0] * size[1]
+    count = {stage: sum(jobs.get(rule, 0) for rule in rules) for stage, rules in STAGES.items()}
+    seconds, left, cutting = scan(config["samples"])
+    putting = anomalies(50, size, config["datasets"]["hcp_synthetic"]["anomalies"])
+    options = config["comparison"]["resamples"], config["samples"]["spacing"]
+    few, many = (evaluation(number, size, *options) for number in (50, 200))
+    wide = evaluation(200, (size[0], 2 * size[1]), *options)
+    each = (many - few) / 150
+    samples = SCANS * cutting + images["made"] * putting, START * count["samples"]
+    measured = runs * images["measured"] * each, count["metrics"] * (few - 50 * each + START)
+    rest = jobs["total"] - sum(count.values())
+    of_samples = BYTES_OF_SAMPLE * pixels * (SCANS + images["made"])
+    of_scores = BYTES_OF_SCORE * pixels * runs * images["scored"]
+    line("stage", "jobs", "CPU-hours", "V100-hours, 32 or 16 bit", "disk, GB")
+    line("---", *["---:"] * 4)
+    line("scans", count["scans"], SCANS * seconds / 3600, "", SCANS * left / 1e9)
+    line("quality control", count["quality control"], "not measured", "", "")
+    line("samples", count["samples"], sum(samples) / 3600, "", of_samples / 1e9)
+    line("training", count["training"], "", either(totals["training"]), totals["bytes"] / 1e9)
+    line("... checkpoints, if all train at once", "", "", "", (1 + OPTIMIZER) * totals["bytes"] / 1e9)
+    line("scoring", count["scoring"], totals["seconds"] / 3600, either(totals["scoring"]), of_scores / 1e9)
+    line("metrics", count["metrics"], sum(measured) / 3600, "", "")
+    line("all other jobs", rest, rest * START / 3600, "", "")
+    print(f"\nCPU seconds: a scan {figure(seconds)}, cutting it {figure(cutting)}, an anomaly {figure(putting)};")
+    print(f"metrics of 50 images {figure(few)}, of 200 {figure(many)}, of 200 with twice the pixels {figure(wide)}.\n")
+    line("what doubles", "jobs", "scans", "samples", "training", "scoring", "metrics", "disk of samples and scores")
+    line("---", *["---:"] * 7)
+    more = [figure((2 * one + other) / (one + other)) for one, other in (samples, measured)]
+    doubled = planned(2 * SCANS)["total"] / jobs["total"]
+    line("scans", doubled, "2", more[0], "2", "2", more[1], "2")
+    line("slices a scan", "1", "1", f"1 to {more[0]}", "2", "2", more[1], "2")
+    wider = f"{figure(totals['least'])} to {figure(totals['most'])}"
+    line("pixels", "1", "1", "about 1", wider, wider, wide / many, "2")
+
+
 def main() -> None:
     """Print the tables."""
     torch.set_num_threads(1)
     config = check(yaml.safe_load((ROOT / "config/config.yaml").read_text()), ROOT / "config/schema/config.schema.yaml")
-    size, seeds, split = tuple(config["samples"]["size"]), len(config["training"]["seeds"]), config["datasets"]["hcp"]
-    split = split["split"]
-    suite = config["datasets"]["hcp_suite"]["anomalies"]
-    learnt, tested = round(HCP * split["train"]), round(HCP * split["test"])
-    cells = len(suite["kinds"]) * len(suite["grid"]["size"]) * len(suite["grid"]["intensity"])
-    made = tested + cells * suite["grid"]["samples"]
-    others = SCANS - HCP
-    scored, measured = HCP - learnt + others + made, tested + others + made
-    runs, pixels = seeds * len(config["models"]), size[0] * size[1]
-    totals = models(config, learnt, scored)
-    seconds, left, cutting = scan(config["samples"])
-    putting = anomalies(50, size, config["datasets"]["hcp_synthetic"]["anomalies"])
-    options = config["comparison"]["resamples"], config["samples"]["spacing"]
-    few, many, wide = (evaluation(*case, *options) for case in ((50, size), (200, size), (200, (size[0], 2 * size[1]))))
-    each = (many - few) / 150
-    start = few - 50 * each + START
-    jobs, twice, mapped = (
-        planned(*case) for case in ((SCANS, 16), (2 * SCANS, 16), (SCANS, 16, True))
-    )
-    print(f"\n{learnt} training images; {scored:,} scored and {measured:,} measured by each of {runs} trained models.\n")
-    line("stage", "jobs", "CPU-hours", "V100-hours, 32 or 16 bit", "disk, GB")
-    line("---", *["---:"] * 4)
-    work = {
-        "scans": ("preprocess",),
-        "quality control": ("quality", "intake"),
-        "samples": ("samples", "synthetic"),
-        "training": ("train",),
-        "scoring": ("score",),
-        "metrics": ("metrics", "response"),
-    }
-    count = {stage: sum(jobs.get(rule, 0) for rule in rules) for stage, rules in work.items()}
-    rest = jobs["total"] - sum(count.values())
-    print(jobs)
-    images = (SCANS * cutting + made * putting + START * count["samples"]) / 3600
-    tests = (runs * measured * each + count["metrics"] * start) / 3600
-    line("scans", count["scans"], SCANS * seconds / 3600, "", SCANS * left / 1e9)
-    line("quality control", count["quality control"], "", "", "")
-    line("samples", count["samples"], images, "", BYTES_OF_SAMPLE * pixels * (SCANS + made) / 1e9)
-    line("training", count["training"], "", either(totals["training"]), totals["bytes"] / 1e9)
-    line("... checkpoints, all at once", "", "", "", (1 + OPTIMIZER) * totals["bytes"] / 1e9)
-    line("scoring", count["scoring"], totals["seconds"] / 3600, either(totals["scoring"]), BYTES_OF_SCORE * pixels * runs * scored / 1e9)
-    line("metrics", count["metrics"], tests, "", "")
-    line("all other jobs", rest, rest * START / 3600, "", "")
-    line("maps as images", mapped["total"] - jobs["total"], "", "", MAPS * HCP * len(config["models"]) / 1e9)
-    print(twice, totals, few, many, wide)
-    print(f"\n{datetime.date.today()}, load of the machine: {os.getloadavg()[0]:.1f}.")
+    split, suite = (config["datasets"][name] for name in ("hcp", "hcp_suite"))
+    learnt, tested = (round(HCP * split["split"][part]) for part in ("train", "test"))
+    grid, kinds = suite["anomalies"]["grid"], len(suite["anomalies"]["kinds"])
+    made = tested + kinds * len(grid["size"]) * len(grid["intensity"]) * grid["samples"]
+    images = {"made": made, "measured": SCANS - HCP + tested + made, "scored": SCANS - learnt + made}
+    print(f"{learnt:,} images to learn from, {images['scored']:,} to score, {images['measured']:,} to measure.\n")
+    totals = models(config, learnt, images["scored"])
+    jobs, mapped = planned(SCANS), planned(SCANS, maps=True)
+    print(f"\nJobs by rule: {jobs}\n")
+    write_stages(config, images, totals, jobs)
+    disk = figure(MAPS * HCP * len(config["models"]) / 1e9)
+    print(f"\nMaps of HCP as images, by the first seed: {mapped['total'] - jobs['total']} more jobs, up to {disk} GB.")
+    print(f"{datetime.date.today()}, load of the machine: {os.getloadavg()[0]:.1f}.")
 
 
 if __name__ == "__main__":
