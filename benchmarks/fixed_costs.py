@@ -27,15 +27,14 @@ LIMIT, TORCH_LIMIT = 1.5, 2.5  # seconds of a job without and with torch
 TORCH = ("score", "train", "trunk")
 UNBOUND = ("preprocess",)  # it is held to its share of work
 AGG = "import matplotlib.backends.backend_agg"  # what saves a figure
-NILEARN = "import nilearn.datasets, nilearn.image"  # the template on the grid of scans
 # What the functions of a job import when they are called, whatever they are called with. A training is imported, and
 # made, by the job that the door of ``train`` submits; the first optimizer brings torch._dynamo.
 LATER = {
     "figures": AGG,
-    "groups": f"{AGG}\n{NILEARN}",
+    "groups": AGG,
     "maps": f"{AGG}\nimport matplotlib.backends.backend_pdf, ants, nilearn.plotting",
-    "preprocess": NILEARN,
-    "quality": f"{AGG}\n{NILEARN}",
+    "preprocess": "import nilearn.datasets, nilearn.image",
+    "quality": AGG,
     "report": AGG,
     "response_surface": AGG,
     "significance": AGG,

@@ -68,7 +68,7 @@ def test_all_jobs_are_started_with_what_they_import_later():
     fixed_costs = importlib.import_module("fixed_costs")
     doors = set(fixed_costs.doors())
     assert {*fixed_costs.LATER, *fixed_costs.TORCH, *fixed_costs.UNBOUND} <= doors
-    assert "nilearn.image" in fixed_costs.imports("quality")
+    assert "nilearn.image" in fixed_costs.imports("preprocess")
     (row,) = fixed_costs.starts(2, ["costs"])
     assert row.reached
     assert 0 < row.low <= row.value <= row.high
