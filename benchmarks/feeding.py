@@ -50,14 +50,14 @@ def memory_map(folder: Path) -> Callable[[], int]:
 
 
 def dictionaries(folder: Path, kind: type, loader: dict) -> Callable[[], int]:
-    """MONAI's dictionary transforms over NIfTI slices."""
+    """MONAI's dictionary transforms over NIfTI slices, bilinear by default; it draws a scale for each axis."""
     load = [LoadImaged("image"), EnsureChannelFirstd("image", channel_dim="no_channel")]
     move = RandAffined(
         "image",
         prob=1.0,
         rotate_range=np.deg2rad(ROTATION),
-        translate_range=TRANSLATION * SIDE,
-        scale_range=SCALING,
+        translate_range=(TRANSLATION * SIDE,) * 2,
+        scale_range=(SCALING,) * 2,
         padding_mode="zeros",
     )
     files = [{"image": str(path)} for path in sorted((folder / "nifti").iterdir())]
@@ -69,7 +69,8 @@ def dictionaries(folder: Path, kind: type, loader: dict) -> Callable[[], int]:
 
 def pictures(folder: Path, loader: dict) -> Callable[[], int]:
     """torchvision's transforms over a folder of PNG files."""
-    move = transforms.RandomAffine(ROTATION, (TRANSLATION, TRANSLATION), (1 - SCALING, 1 + SCALING))
+    ranges = {"translate": (TRANSLATION, TRANSLATION), "scale": (1 - SCALING, 1 + SCALING)}
+    move = transforms.RandomAffine(ROTATION, **ranges, interpolation=transforms.InterpolationMode.BILINEAR)
     steps = [transforms.Grayscale(), move, transforms.RandomHorizontalFlip(), transforms.ToTensor()]
     dataset = ImageFolder(folder / "png", transforms.Compose(steps))
     batches = torch.utils.data.DataLoader(dataset, batch_size=BATCH, shuffle=True, **loader)

@@ -53,14 +53,14 @@ def plan(folder: Path) -> tuple[int, float, float, float]:
     return int(jobs[1]), seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6
 
 
-def measure() -> Iterator[Row]:
+def measure(rounds: int = ROUNDS, cohorts: tuple = COHORTS) -> Iterator[Row]:
     """Seconds and memory of each case."""
-    for scans, scans_per_job, wanted in COHORTS:
+    for scans, scans_per_job, wanted in cohorts:
         with tempfile.TemporaryDirectory() as folder:
             write_study(Path(folder), scans, scans_per_job)
-            jobs, seconds, cpu, memory = zip(*(plan(Path(folder)) for _ in range(ROUNDS)), strict=True)
+            jobs, seconds, cpu, memory = zip(*(plan(Path(folder)) for _ in range(rounds)), strict=True)
         goal = f"Planning {scans:,} scans, {scans_per_job} a job"
-        note = f"{jobs[0]:,} jobs; {figure(median(cpu))} CPU s"
+        note = f"{jobs[0]:,} jobs; {figure(median(cpu))} CPU s; {rounds} rounds"
         spread = {"low": min(seconds), "high": max(seconds), "unit": "s", "at_least": False}
         yield Row(goal, "", wanted, median(seconds), **spread, note=note)
         yield Row("... peak memory", "", wanted and MEMORY, max(memory), unit="MB", at_least=False)

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.stats import ks_2samp
+from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
@@ -109,6 +111,40 @@ def test_draws_lie_in_their_ranges_and_follow_the_seed(size):
     x = pictures(4, 1, *size)
     assert torch.equal(transform(x, generator(5)), transform(x, generator(5)))
     assert not torch.equal(transform(x, generator(5)), transform(x, generator(6)))
+
+
+def test_draws_are_distributed_as_those_of_torchvision():
+    size, count = (60, 40), 4000
+    matrix, shift = RandomAffine(10, 0.1, 0.1).draw(size, torch.zeros(count, dtype=torch.bool), generator())
+    scale = torch.linalg.det(matrix).sqrt()
+    degrees = torch.rad2deg(torch.atan2(matrix[:, 0, 1], matrix[:, 1, 1]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        draw = transforms.RandomAffine.get_params
+        theirs = [draw([-10.0, 10.0], [0.1, 0.1], [0.9, 1.1], None, list(size[::-1])) for _ in range(count)]
+    angles, shifts, scales, _ = zip(*theirs, strict=True)
+    # torchvision shifts by whole pixels and lists the second axis first.
+    pairs = [(degrees, angles), (scale, scales)]
+    pairs += [(shift[:, axis].round(), np.array(shifts)[:, 1 - axis]) for axis in (0, 1)]
+    for ours, other in pairs:
+        assert ks_2samp(np.asarray(ours), np.asarray(other)).pvalue > 0.01
+
+
+def test_images_are_distributed_as_those_of_torchvision():
+    """Pixel by pixel: their means and spreads over many draws, on a side of 25, where whole shifts are uniform."""
+    x = torch.from_numpy(gaussian_filter(np.random.default_rng(2).random((1, 17, 17)), (0, 2, 2))).float()
+    x, count = (x - x.min()) / (x.max() - x.min()), 3000
+    x = torch.nn.functional.pad(x, (4, 4, 4, 4))  # theirs weighs pixels at the border once more
+    ours = RandomAffine(10, 0.1, 0.1, 0.5)(x.repeat(count, 1, 1, 1), generator())[:, 0]
+    ranges = {"translate": (0.1, 0.1), "scale": (0.9, 1.1), "interpolation": InterpolationMode.BILINEAR}
+    # Theirs flips the second axis, ours the first.
+    steps = transforms.Compose([transforms.RandomAffine(10, **ranges), transforms.RandomHorizontalFlip()])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        theirs = torch.stack([steps(x.mT)[0].T for _ in range(count)])
+    assert (ours.mean(0) - theirs.mean(0)).abs().max() < 0.03
+    assert (ours.std(0) - theirs.std(0)).abs().max() < 0.03
+    assert (ours.mean(0) - x[0]).abs().max() > 0.1  # what is compared is not the image as it was
 
 
 def test_rotation_range():

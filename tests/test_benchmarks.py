@@ -1,6 +1,8 @@
 """The benchmarks run, at sizes at which their figures say nothing, and what must be equal is equal."""
 
 import importlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import side_by_side
 import simulated
 from scipy.ndimage import gaussian_filter
 
+from brainuad.models.dae import DenoisingAE
 from conftest import ROOT
 
 SHARED = ("side_by_side", "simulated", "steps")
@@ -59,6 +62,50 @@ def test_models_are_measured(name, monkeypatch):
     same = [row for row in others if "difference in" not in row.goal]  # that of an untrained model says nothing
     assert same
     assert all(row.reached for row in same)
+
+
+def test_all_jobs_are_started_with_what_they_import_later():
+    fixed_costs = importlib.import_module("fixed_costs")
+    doors = set(fixed_costs.doors())
+    assert {*fixed_costs.LATER, *fixed_costs.TORCH, *fixed_costs.UNBOUND} <= doors
+    assert "nilearn.image" in fixed_costs.imports("preprocess")
+    (row,) = fixed_costs.starts(2, ["costs"])
+    assert row.reached
+    assert 0 < row.low <= row.value <= row.high
+
+
+def test_more_scans_are_more_of_a_job(monkeypatch):
+    fixed_costs = importlib.import_module("fixed_costs")
+    monkeypatch.setattr(fixed_costs, "SITE", fixed_costs.SITE | {"spacing": (4.0, 4.0, 4.0)})
+    one, sixteen = fixed_costs.share_of_work(1)
+    assert 0 < one.value < sixteen.value < 100
+
+
+def test_two_workers_are_timed_in_turns(monkeypatch):
+    preprocessing = importlib.import_module("preprocessing")
+    monkeypatch.setattr(preprocessing, "SITE", preprocessing.SITE | {"spacing": (4.0, 4.0, 4.0)})
+    gain, equal = preprocessing.scaling(2, 1)
+    assert 0 < gain.low <= gain.value <= gain.high
+    assert equal.reached
+
+
+def test_processes_that_ended_count():
+    study_cost = importlib.import_module("study_cost")
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    assert study_cost.took(lambda: subprocess.run([sys.executable, "-c", burn], check=True)) > 0.3
+
+
+def test_work_of_training_and_scoring_is_counted():
+    study_cost = importlib.import_module("study_cost")
+    entry = {"class": "dae.DenoisingAE", "params": DenoisingAE.tiny, "requires": None}
+    small, large = (study_cost.training(entry, {}, size) for size in ((32, 32), (32, 64)))
+    assert large == pytest.approx(2 * small, rel=0.1)
+    assert all(value > 0 for value in study_cost.scoring(study_cost.built(entry, {}, (32, 32))))
+
+
+def test_evaluation_of_more_images_takes_more():
+    study_cost = importlib.import_module("study_cost")
+    assert study_cost.evaluation(10, (64, 64), 100, 1.5) > 0
 
 
 def test_peers_owe_brainuad_nothing():

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel
@@ -332,6 +333,11 @@ def test_a_killed_job_repeats_no_finished_scan(counted, tmp_path):
     assert not (tmp_path / "table.tsv").exists()
     assert job(tmp_path, "a", "stop", "b")["status"].eq("included").all()
     assert counted == ["a", "stop", "stop", "b"]
+
+
+def test_the_first_scan_does_not_pay_for_the_template(counted, monkeypatch, tmp_path):
+    monkeypatch.setattr(preprocessing.volumes, "template", lambda resolution: time.sleep(0.5))
+    assert job(tmp_path, "a")["seconds"].astype(float)["a"] < 0.5
 
 
 def test_a_decision_about_a_doubt_is_followed_both_ways(monkeypatch, tmp_path):

@@ -19,6 +19,7 @@ phantom             simulated raw T1 volumes of known truth
 reading             the file of a scan → one finite volume, or why there is none
 partial_volume      the share of each voxel that lesions fill → a mask of the same volume
 volumes             N4, brain mask, registration, normalisation: image → image
+standard_brain      the template's brain on the grid of a picture
 isolation           a function in a process of its own, whose crash ends no other
 extraction          the brain of a scan: own mask, by the template, or by another program
 quality             measures of a preprocessed scan; the table that decides in or out

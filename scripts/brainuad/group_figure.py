@@ -49,7 +49,7 @@ def group_figure(panels: Sequence[Panel], affine: np.ndarray, title: str, level:
         level: of false discoveries, for the note beneath.
     """
     heights, shape = slices(panels), panels[0].values.shape
-    background = template_image(shape, affine)
+    background = standard_brain(shape, affine)
     height = CELL * shape[1] / shape[0]
     total = TOP + len(panels) * (height + BETWEEN) + BOTTOM
     figure = Figure(figsize=(max(LEFT + len(heights) * (CELL + GAP) + RIGHT, 5.2), total))
@@ -110,16 +110,6 @@ def limit_of(panels: Sequence[Panel]) -> float:
     """End of the colours of a scale, which begin at its negative."""
     values = np.concatenate([np.abs(panel.values[np.isfinite(panel.values)]) for panel in panels])
     return float(np.percentile(values, PERCENTILE)) or 1.0 if len(values) else 1.0
-
-
-def template_image(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
-    """The template's brain on a grid, about 0 to 1."""
-    from nilearn.datasets import load_mni152_template
-    from nilearn.image import resample_img
-
-    options = {"interpolation": "continuous", "force_resample": True, "copy_header": True}
-    image = resample_img(load_mni152_template(1), target_affine=affine, target_shape=shape, **options)
-    return np.asarray(image.dataobj, np.float32)
 
 
 def draw(axis: Axes, panel: Panel, background: np.ndarray, place: int, limit: float) -> AxesImage:

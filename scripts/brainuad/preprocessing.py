@@ -70,11 +70,11 @@ def set_aside(scan: dict) -> dict:
 
 def attempt(scan: dict, folder: Path, settings: dict) -> dict:
     """Run one scan and write its quality.json, whose content is returned; a bad scan does not raise."""
-    began = time.monotonic()
     record = {key: scan.get(key) or "" for key in ("scan", "subject", "session")}
     identity = fingerprint(scan, settings)
     clear(folder, RECORD, *IMAGES, LESION, *TRANSFORMS)
     volumes.template(settings["resolution"])  # made once: the process of each scan begins as a copy of this one
+    began = time.monotonic()  # so that the seconds of the first scan are its own, too
     try:
         record |= {"status": "included", "code": "", "reason": "", **isolated(run, scan, folder, settings)}
     except BadScan as fault:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from brainuad.faults import public
+from brainuad.standard_brain import standard_mask
 
 __all__ = [
     "bias_range",
@@ -263,13 +264,7 @@ def template_brain(image: nibabel.Nifti1Image) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _template_brain(shape: tuple, affine: tuple) -> np.ndarray:
-    from nilearn.datasets import load_mni152_brain_mask
-    from nilearn.image import resample_img
-
-    grid = {"target_affine": np.reshape(affine, (4, 4)), "target_shape": shape}
-    mask = load_mni152_brain_mask(1)
-    mask = resample_img(mask, **grid, interpolation="nearest", force_resample=True, copy_header=True)
-    return np.asarray(mask.dataobj) > 0
+    return standard_mask(shape, np.reshape(affine, (4, 4)))
 
 
 def slices(volume: np.ndarray, affine: np.ndarray) -> list[np.ndarray]:

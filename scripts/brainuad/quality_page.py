@@ -39,6 +39,7 @@ from brainuad.quality import (
     slices,
     spread,
 )
+from brainuad.standard_brain import standard_brain
 
 __all__ = ["quality_page"]
 
@@ -285,15 +286,4 @@ IN_DARK, RED_DARK = "#39a0ff", "#ff4d3d"  # on black
 
 def template_image(image: nibabel.Nifti1Image) -> np.ndarray:
     """The template's brain on the grid of a preprocessed scan, [0, 1]."""
-    from nilearn.datasets import load_mni152_template
-    from nilearn.image import resample_img
-
-    brain = resample_img(
-        load_mni152_template(1),
-        target_affine=image.affine,
-        target_shape=image.shape,
-        interpolation="continuous",
-        force_resample=True,
-        copy_header=True,
-    )
-    return brain.get_fdata(dtype=np.float32).clip(0, 1)
+    return standard_brain(image.shape, image.affine)
