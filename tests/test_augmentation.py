@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.stats import ks_2samp
 from torchvision import transforms
@@ -94,6 +96,71 @@ def test_grid_equals_that_of_torch(size):
     theirs = torch.nn.functional.affine_grid(theta, [3, 1, *size], align_corners=False)
     matrix, offset = theta.split([len(size), 1], dim=2)
     torch.testing.assert_close(affine_grid(matrix.flip(2), offset, size), theirs, atol=2e-6, rtol=0)
+
+
+SIZES = st.one_of(st.tuples(*[st.integers(1, 40)] * 2), st.tuples(*[st.integers(1, 12)] * 3))
+SEEDS = st.integers(0, 2**31)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(size=SIZES, count=st.integers(1, 5), seed=SEEDS, reach=st.floats(0, 4))
+def test_grid_is_a_product_of_matrices(size, count, seed, reach):
+    """In double precision pixel by pixel; in single precision to its rounding, as torch's function is."""
+    axes = len(size)
+    theta = reach * (2 * torch.rand(count, axes, axes + 1, generator=generator(seed), dtype=torch.float64) - 1)
+    middles = np.stack(np.meshgrid(*[(2 * np.arange(side) + 1) / side - 1 for side in size], indexing="ij"), -1)
+    points = np.concatenate([middles[..., ::-1], np.ones((*size, 1))], -1)
+    expected = torch.from_numpy(np.einsum("bij,...j->b...i", theta.numpy(), points))
+    for dtype, error in ((torch.float64, 1e-14), (torch.float32, 4e-7)):
+        matrix, offset = theta.to(dtype).split([axes, 1], dim=2)
+        found = affine_grid(matrix.flip(2), offset, size)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), expected, atol=error * (axes + 1) * max(reach, 1), rtol=0)
+        theirs = torch.nn.functional.affine_grid(theta.to(dtype), [count, 1, *size], align_corners=False)
+        torch.testing.assert_close(found, theirs, atol=2 * error * (axes + 1) * max(reach, 1), rtol=0)
+
+
+def plain_maps(transform, size, count, source):
+    """Matrix and shift of each image of a batch from the same random numbers, in double precision, one by one."""
+    axes = len(size)
+    planes = [(0, 1)] if axes == 2 else [(0, 1), (0, 2), (1, 2)]
+    flipped = (torch.rand(count, generator=source) < transform.flip).numpy()
+    angles, scales, shifts = (
+        2 * torch.rand(count, number, generator=source).double().numpy() - 1 for number in (len(planes), 1, axes)
+    )
+    moved = np.ones(count)
+    if transform.probability < 1:
+        moved = (torch.rand(count, generator=source) < transform.probability).numpy()
+    for i in range(count):
+        matrix = np.diag([-1.0 if flipped[i] else 1.0, *[1.0] * (axes - 1)])
+        for (first, second), angle in zip(planes, np.radians(moved[i] * angles[i] * transform.rotation), strict=True):
+            turn = np.eye(axes)
+            turn[first, first] = turn[second, second] = np.cos(angle)
+            turn[second, first], turn[first, second] = np.sin(angle), -np.sin(angle)
+            matrix = turn @ matrix
+        scale = 1 + moved[i] * scales[i, 0] * transform.scaling
+        yield scale * matrix, moved[i] * shifts[i] * transform.translation * np.array(size)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    size=SIZES,
+    count=st.integers(1, 4),
+    seed=SEEDS,
+    ranges=st.tuples(st.floats(0.1, 60), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 1)),
+    probability=st.sampled_from([0.0, 0.5, 1.0]),
+    start=st.integers(0, 3),
+)
+def test_batches_are_moved_as_scipy_moves_each_image_by_plain_matrices(size, count, seed, ranges, probability, start):
+    """The images may be the last ones of a batch that others hold the first of."""
+    x, transform = torch.rand(count, 1, *size, generator=generator(seed)), RandomAffine(*ranges, probability)
+    moved = transform(x, generator(seed), start + count, start)
+    maps = list(plain_maps(transform, size, start + count, generator(seed)))[start:]
+    centre = (np.array(size) - 1) / 2
+    for image, found, (matrix, shift) in zip(x[:, 0].double().numpy(), moved[:, 0], maps, strict=True):
+        inverse = np.linalg.inv(matrix)
+        expected = affine_transform(image, inverse, centre - inverse @ (centre + shift), order=1, mode="grid-constant")
+        np.testing.assert_allclose(found, expected, atol=5e-5)
 
 
 @pytest.mark.parametrize("size", [(32, 20), (10, 12, 14)])
@@ -185,6 +252,34 @@ def test_images_of_a_split_over_two_sets(tmp_path):
     np.testing.assert_array_equal(np.concatenate(batches)[:, 0, 0, 0], [0, 2, 11, 12])
     assert batches[0].dtype == np.float32
     assert len(Images([one], "validation")) == 0
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    sets=st.lists(st.lists(st.sampled_from(["train", "validation", "test"]), min_size=1, max_size=12), min_size=1),
+    size=st.one_of(st.tuples(*[st.integers(1, 9)] * 2), st.tuples(*[st.integers(1, 5)] * 3)),
+    batch_size=st.integers(1, 9),
+    seed=SEEDS,
+)
+def test_batches_from_disk_are_those_of_a_list_in_memory(tmp_path_factory, sets, size, batch_size, seed):
+    source, folder, kept = np.random.default_rng(seed), tmp_path_factory.mktemp("sets"), []
+    for number, splits in enumerate(sets):
+        images = source.random((len(splits), 1, *size), np.float32)
+        (folder / str(number)).mkdir()
+        np.save(folder / str(number) / "images.npy", images)
+        pd.DataFrame({"split": splits}).to_csv(folder / str(number) / "table.tsv", sep="\t", index=False)
+        kept += [image for image, split in zip(images, splits, strict=True) if split == "train"]
+    images = Images([SampleSet(folder / str(number)) for number in range(len(sets))], "train")
+    order = source.permutation(len(images))
+    assert len(images) == len(kept)
+    expected, left = [], order.tolist()
+    while left:
+        number = batch_size + (len(left) == batch_size + 1)  # a single one left over joins
+        batch, left = left[:number], left[number:]
+        expected.append([kept[i] for i in sorted(batch)])
+    for found, batch in zip(images.batches(batch_size, order), expected, strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, np.stack(batch))
 
 
 def test_sets_of_different_sizes_are_refused(tmp_path):

@@ -31,6 +31,60 @@ def test_detection_equals_scikit_learn(seed):
     assert average_precision(scores, truth) == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
 
 
+def pair_by_pair(scores, truth):
+    """Both areas by their definitions, each abnormal pixel held against all others."""
+    values = scores.astype(np.float64)
+    positives, negatives = values[truth][:, None], values[~truth]
+    with np.errstate(invalid="ignore"):  # of 0 / 0, where a class is empty
+        won = ((positives > negatives).sum() + (positives == negatives).sum() / 2) / np.float64(
+            positives.size * negatives.size
+        )
+    true, marked = (positives <= positives.T).sum(1), (values >= positives).sum(1)
+    return won, (true / marked).mean() if positives.size else np.nan
+
+
+EXTREME = st.one_of(
+    st.floats(width=32, allow_nan=False),  # infinite ones among them, and those below the smallest normal one
+    st.sampled_from([0.0, -0.0, np.inf, -np.inf, 3.4028234663852886e38, 1.401298464324817e-45, -1e-45, 1e-38]),
+)
+WIDTHS = st.sampled_from([np.float32, np.float64])
+
+
+def labelled(scores, most=60):
+    """Pixels, each its score and whether it is abnormal."""
+    return st.lists(st.tuples(scores, st.booleans()), min_size=1, max_size=most)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(pixels=labelled(EXTREME), width=WIDTHS)
+def test_detection_is_that_of_all_pairs_whatever_the_numbers(pixels, width):
+    scores, truth = (np.array(part) for part in zip(*pixels, strict=True))
+    scores = scores.astype(width)
+    found = auroc(scores, truth), average_precision(scores, truth)
+    assert found == pytest.approx(pair_by_pair(scores, truth), abs=1e-12, nan_ok=True)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.integers(2, 20_000),
+    prevalence=st.sampled_from([1e-3, 0.034, 0.5, 0.99]),
+    zeros=st.sampled_from([0.0, 0.6, 1.0]),  # with all of them zero the map is constant
+    values=st.sampled_from([2, 100, None]),
+    gain=st.floats(-1, 3),
+    width=WIDTHS,
+)
+def test_detection_equals_scikit_learn_for_any_map(seed, size, prevalence, zeros, values, gain, width):
+    generator = np.random.default_rng(seed)
+    truth = generator.random(size) < prevalence
+    truth[0], truth[-1] = True, False
+    scores = generator.random(size) + gain * truth
+    scores = (np.round(scores * values) / values if values else scores) * (generator.random(size) >= zeros)
+    scores = scores.astype(width)
+    assert auroc(scores, truth) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+    assert average_precision(scores, truth) == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+
+
 def test_negative_scores_and_zeros_of_either_sign_are_ranked():
     scores = np.array([-3, -0.0, 0.0, 2, -1, -0.0], dtype=np.float32)
     truth = np.array([False, True, False, True, False, False])
@@ -94,10 +148,10 @@ def counted(scores, truth, owner=None, subjects=1, bins=8192, lesions=None):
     return count(pixels, subjects, bins)
 
 
-def drawn(kind, seed, size=60_000):
+def drawn(kind, seed, size=60_000, prevalence=0.034):
     """Scores of one kind and their truth."""
     generator = np.random.default_rng(seed)
-    truth = generator.random(size) < 0.034
+    truth = generator.random(size) < prevalence
     scores = {
         "exponential": generator.exponential(size=size) * (1 + 2 * truth),
         "normal": generator.normal(size=size) + truth,
@@ -134,6 +188,48 @@ def test_areas_of_all_counted_together_are_those_of_scikit_learn_to_1e_5(kind):
     assert counts.positives.sum() == truth.sum()
     assert counts.negatives.sum() == np.sum(~truth)
     assert (np.diff(counts.lower) < 0).all()
+
+
+def in_images(scores, lesions, cuts):
+    """A pass over images of any number of pixels, none among them, that scores were cut into."""
+    places = np.sort([int(cut * len(scores)) for cut in cuts])
+    images = list(zip(np.split(scores, places), np.split(lesions, places), strict=True))
+    return lambda: ((0, *image) for image in images)
+
+
+CUTS = st.lists(st.floats(0, 1), max_size=6)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 2**31),
+    size=st.integers(2_000, 300_000),
+    prevalence=st.sampled_from([1e-3, 0.034, 0.5, 0.95]),
+    cuts=CUTS,
+)
+def test_all_counted_together_are_within_1e_5_of_scikit_learn(kind, seed, size, prevalence, cuts):
+    scores, truth = drawn(kind, seed, size, prevalence)
+    counts = count_together(in_images(scores, truth.astype(int), cuts))
+    ranked, precision = areas(counts.positives[0], counts.negatives[0], counts.tied)
+    expected = np.nan, np.nan
+    if truth.any():
+        expected = roc_auc_score(truth, scores), average_precision_score(truth, scores)
+    assert (ranked, precision) == pytest.approx(expected, abs=1e-5, nan_ok=True)
+    assert (counts.positives.sum(), counts.negatives.sum()) == (truth.sum(), np.sum(~truth))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(pixels=labelled(EXTREME), cuts=CUTS)
+def test_few_pixels_counted_together_lose_nothing_whatever_the_numbers(pixels, cuts):
+    """Each of them is many of its class, and told apart to the single score; numbers below 6e-42 count as zero."""
+    scores, truth = (np.array(part) for part in zip(*pixels, strict=True))
+    scores = scores.astype(np.float32)
+    scores[np.abs(scores) < 6e-42] = 0
+    counts = count_together(in_images(scores, truth.astype(int), cuts))
+    assert areas(counts.positives[0], counts.negatives[0], counts.tied) == pytest.approx(
+        pair_by_pair(scores, truth), abs=1e-12, nan_ok=True
+    )
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0, -1000.0])
@@ -257,6 +353,59 @@ def test_a_resample_of_counts_is_that_of_its_pixels():
         places = np.concatenate([np.flatnonzero(owner == subject) for subject in np.repeat(np.arange(5), drawn_)])
         expected = roc_auc_score(truth[places], scores[places]), average_precision_score(truth[places], scores[places])
         assert row == pytest.approx(expected, abs=5e-4)
+
+
+def draws_and_truth(kind, seed, subjects, pixels, prevalence):
+    """Areas of draws of a cohort whose subjects differ, from counts and by sorting the joined pixels, (draws, 2)."""
+    generator = np.random.default_rng(seed)
+    scores, truth = drawn(kind, seed, pixels, prevalence)
+    owner = generator.choice(subjects, pixels, p=generator.dirichlet(np.full(subjects, 3.0)))
+    truth &= owner != 0  # a draw of healthy subjects alone has no areas
+    scores *= np.where(truth, generator.uniform(0.5, 2, subjects).astype(np.float32)[owner], 1)
+    counts = counted(scores, truth, owner, subjects)
+    weights = generator.multinomial(subjects, np.full(subjects, 1 / subjects), size=4)
+    weights[0] = np.arange(subjects) == 0
+    parts = (areas(part[0], part[1], counts.tied) for part in pooled(counts, weights, block=3))
+    expected = []
+    for row in weights:
+        places = np.concatenate([np.flatnonzero(owner == subject) for subject in np.repeat(np.arange(subjects), row)])
+        expected.append((auroc(scores[places], truth[places]), average_precision(scores[places], truth[places])))
+    return np.concatenate([np.stack(part, axis=1) for part in parts]), np.array(expected)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 2**31),
+    subjects=st.integers(2, 12),
+    pixels=st.integers(50, 20_000),
+    prevalence=st.sampled_from([0.005, 0.034, 0.1]),
+)
+def test_resamples_with_few_abnormal_pixels_are_exact(kind, seed, subjects, pixels, prevalence):
+    """With less than a third as many abnormal pixels as bins, each of their scores has a bin of its own."""
+    found, expected = draws_and_truth(kind, seed, subjects, pixels, prevalence)
+    np.testing.assert_allclose(found, expected, atol=1e-12, rtol=0)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 2**31),
+    subjects=st.integers(2, 30),
+    pixels=st.integers(1_000, 200_000),
+    prevalence=st.sampled_from([0.034, 0.2, 0.6]),
+)
+def test_resamples_of_counts_are_near_those_of_pixels(kind, seed, subjects, pixels, prevalence):
+    """A draw mixes a bin less evenly than all subjects do, for which the bins were made."""
+    found, expected = draws_and_truth(kind, seed, subjects, pixels, prevalence)
+    np.testing.assert_allclose(found, expected, atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resamples_of_a_study_are_within_1e_4(kind):
+    """A hundred subjects and 20,000 abnormal pixels."""
+    found, expected = draws_and_truth(kind, 0, 100, 600_000, 0.034)
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
 
 
 def test_best_dice_is_that_of_all_thresholds():

@@ -1,5 +1,10 @@
+import math
+
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import label
 
 from brainuad.lesions import SIZES, count_lesions, froc, label_lesions, levels, sensitivity_at, size_of
 
@@ -128,3 +133,63 @@ def test_a_perfect_map_finds_every_lesion_whatever_its_scale(noise, change):
 def test_every_lesion_has_one_size():
     counts = [size_of(n, 2, 1.0) for n in range(1, 1000)]
     assert set(counts) == set(SIZES)
+
+
+def one_threshold_at_a_time(images, subjects):
+    """All distinct scores as thresholds, falling, each marking what scores it or more: lesions found, and alarms.
+
+    Left out are those that more than a tenth of the normal pixels reach.
+    """
+    scores = np.unique(np.concatenate([scores[region] for _, scores, _, region in images]))[::-1]
+    rows = []
+    for threshold in scores:
+        found, alarms, marked_normal, normal = 0, 0, 0, 0
+        for _, values, numbered, region in images:
+            marked = (values >= threshold) & region
+            sizes, hits = (np.bincount(numbered[where], minlength=numbered.max() + 1)[1:] for where in (region, marked))
+            found += np.sum(10 * hits >= sizes)
+            regions, count = label(marked, np.ones((3, 3)))
+            alarms += count - np.unique(regions[marked & (numbered > 0)]).size
+            marked_normal += np.sum(marked & (numbered == 0))
+            normal += np.sum(region & (numbered == 0))
+        if marked_normal <= normal / 10:
+            rows.append((found, alarms / subjects))
+    found, alarms = np.array(rows, float).reshape(-1, 2).T
+    return found, alarms
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    subjects=st.integers(1, 3),
+    side=st.integers(6, 30),
+    share=st.floats(0.05, 0.7),
+    values=st.sampled_from([5, 30, None]),
+    gain=st.floats(-0.5, 1.5),
+)
+@example(seed=0, subjects=3, side=30, share=0.7, values=None, gain=0.5)
+def test_few_thresholds_read_the_curve_of_all(seed, subjects, side, share, values, gain):
+    """Spots that do not touch, so that fewer marks are never more alarms: what all thresholds give, or little less.
+
+    Up to 200 scores that find a lesion more lose nothing. Of more, what lies between two that are kept may be missed.
+    """
+    generator, images = np.random.default_rng(seed), []
+    for subject in range(subjects):
+        lesion, scores, spots = (np.zeros((side, side), kind) for kind in (bool, float, bool))
+        spots[::2, ::2] = True
+        lesion[spots] = generator.random(spots.sum()) < share
+        scores[spots] = 1 + generator.random(spots.sum()) + gain * lesion[spots]
+        images.append(image(np.ceil(scores * values) / values if values else scores, lesion, subject))
+    found, alarms = one_threshold_at_a_time(images, subjects)
+    counts = count_lesions(iter(images), subjects, levels(lambda: iter(images)), 1.0)
+    total, few = counts.lesions["all"].sum(), (counts.found["all"].sum(0), counts.alarms.sum(0) / subjects)
+    deciding = len(np.unique(np.concatenate([scores[numbered > 0] for _, scores, numbered, _ in images])))
+    missed = 0
+    if deciding <= 200:
+        rises = np.diff(found, prepend=0) > 0
+        assert [column.tolist() for column in few] == [column[rises].tolist() for column in (found, alarms)]
+    else:
+        missed = math.ceil((deciding - 1) / 199) / total
+    for allowed in (0.25, 0.5, 1, 2, 4):
+        best, kept = (sensitivity_at(*parts, allowed) for parts in ((found, total, alarms), (few[0], total, few[1])))
+        assert (total == 0 and np.isnan([best, kept]).all()) or kept <= best <= kept + missed + 1e-12

@@ -7,8 +7,11 @@ import lpips
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from torchvision.models import squeezenet1_1
 
 from brainuad.perceptual import TRUNK_SHA256, AlexNetLPIPS, PerceptualDistance, gaussian_matrix, spatial_lpips
 
@@ -63,6 +66,44 @@ def test_batches_equal_the_package_image_by_image(distance, size):
     assert maps.shape == (18, 1, *size)
     expected = np.stack([by_the_package(x[i], y[i], 2.0) for i in (0, 7, 17)])
     assert np.abs(maps[[0, 7, 17], 0].numpy() - expected).max() < 1e-6
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory, distance):
+    """By name of the trunk our distance, and the package's own network with the same weights; SqueezeNet's are random.
+
+    The package's trunks are torchvision's, cut into slices whose layers keep their numbers.
+    """
+    torch.manual_seed(0)
+    features = squeezenet1_1(weights=None).features
+    random = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
+    path = tmp_path_factory.mktemp("trunk") / "squeeze.safetensors"
+    save_file(random, path)
+    squeeze, pairs = PerceptualDistance(path, 2.0, "squeeze"), {}
+    for name, ours, weights in (("alex", distance, load_file(TRUNK)), ("squeeze", squeeze, random)):
+        with pytest.warns(UserWarning, match="deprecated"):
+            package = lpips.LPIPS(net=name, spatial=True, pnet_rand=True, verbose=False).eval()
+        for part in package.net.children():
+            for number, layer in part.named_children():
+                own = {key: weights[f"features.{number}.{key}"] for key in layer.state_dict()}
+                layer.load_state_dict(own)
+        pairs[name] = ours, package
+    return pairs
+
+
+@pytest.mark.parametrize("name", ["alex", "squeeze"])
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(size=st.tuples(*[st.integers(31, 90)] * 2), count=st.integers(1, 20), seed=st.integers(0, 2**31))
+def test_batches_of_any_size_equal_the_package_image_by_image(networks, name, size, count, seed):
+    ours, package = networks[name]
+    x, y = (batch(count, 1, *size, seed=number) * 1.2 - 0.1 for number in (seed, seed + 1))
+    found = ours(x, y)[:, 0].numpy()
+    for i in {0, count // 2, count - 1}:
+        with torch.no_grad():
+            pair = (image[i : i + 1].clamp(0, 1).expand(1, 3, -1, -1) for image in (x, y))
+            expected = gaussian_filter(package(*pair, normalize=True)[0, 0].numpy(), 2.0)
+        np.testing.assert_allclose(found[i], expected, atol=1e-6, rtol=0)
+    assert found.max() > 1e-4
 
 
 @pytest.mark.parametrize("size", [(31, 31), (64, 50), (128, 128)])

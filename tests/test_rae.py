@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peers.rae import Naive
 from torch import nn
 from torch.nn import functional as F
@@ -160,6 +162,36 @@ def test_step_equals_the_naive_one(size, reconstruct_term, batch_norm):
         triples = zip(*(getattr(m, part).parameters() for m in (model, naive, before)), strict=True)
         for own, theirs, old in triples:
             assert not torch.equal(own, old)
+            torch.testing.assert_close(own, theirs, rtol=1e-7, atol=1e-8)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    size=st.one_of(st.tuples(*[st.integers(1, 3)] * 2), st.tuples(st.just(1), st.integers(1, 2), st.just(1))),
+    params=st.fixed_dictionaries(
+        {
+            "channels": st.lists(st.integers(1, 6), min_size=2, max_size=3),
+            "latent": st.integers(1, 6),
+            "reconstruct_term": st.sampled_from([0, 1e-8, 0.7]),
+            "batch_norm": st.sampled_from(["frozen", "live"]),
+        }
+    ),
+    number=st.integers(2, 5),
+    seed=st.integers(0, 2**31),
+)
+def test_steps_of_any_shape_equal_the_naive_ones(size, params, number, seed):
+    size = tuple(2 ** len(params["channels"]) * side for side in size)
+    model = build(size, **params)
+    naive, optimizers = Naive(model, 1e-3), model.optimizers(1e-3)
+    for step in range(2):
+        x = images(size, number, seed + step)
+        torch.manual_seed(seed + step)
+        terms = model.step(x, optimizers, backward)
+        torch.manual_seed(seed + step)
+        expected = naive.step(x)
+        torch.testing.assert_close((terms["encoder"].item(), terms["decoder"].item()), expected, rtol=1e-9, atol=0)
+    for part in PARTS:
+        for own, theirs in zip(*(getattr(m, part).parameters() for m in (model, naive)), strict=True):
             torch.testing.assert_close(own, theirs, rtol=1e-7, atol=1e-8)
 
 

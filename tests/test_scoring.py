@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from skimage.exposure import equalize_adapthist
 
@@ -92,32 +94,75 @@ def test_arrays_are_the_parts_of_the_map(monkeypatch, samples, tmp_path):
     assert arrays["perceptual"].max() > 1e-3
 
 
+def published(x, y):
+    """RA's map of an image (1, *size) and its reconstruction, slice by slice."""
+    if x.ndim == 4:
+        slices = [parts_of(x[0, ..., z], y[0, ..., z]) for z in range(x.shape[-1])]
+        parts = [np.stack(part, -1) for part in zip(*slices, strict=True)]
+    else:
+        parts = parts_of(x[0], y[0])
+    return (parts[0] * gaussian_filter(parts[1], 2.0) * gaussian_filter(parts[2], 2.0))[None]
+
+
+def parts_of(x, y):
+    """Residual of the equalised slices, distance of the slices, and of the equalised ones."""
+    equal = [equalize_adapthist(image) for image in (x, y)]
+    return abs(equal[0] - equal[1]), lpips_of(x, y), lpips_of(*equal)
+
+
+def lpips_of(a, b):
+    pair = (torch.from_numpy(np.ascontiguousarray(image))[None, None] * 2 - 1 for image in (a, b))
+    return package()(*pair)[0, 0].numpy()
+
+
+@functools.cache
+def package():
+    return spatial_lpips(TRUNK)
+
+
 def test_the_equalised_map_is_that_of_the_published_code(monkeypatch, samples, tmp_path):
     """Image by image, with scikit-image, the package lpips and SciPy."""
     sample_set = SampleSet(samples)
     settings = {**SETTINGS, "map": "equalised"}
     arrays = scored(monkeypatch, Brightened(sample_set.size), samples, tmp_path / "score", settings)
-    lpips = spatial_lpips(TRUNK)
-
-    def distance(a, b):
-        pair = (torch.from_numpy(np.ascontiguousarray(image))[None, None] * 2 - 1 for image in (a, b))
-        return lpips(*pair)[0, 0].numpy()
-
-    def published(x, y):
-        equal = [equalize_adapthist(image) for image in (x, y)]
-        return abs(equal[0] - equal[1]), distance(x, y), distance(*equal)
-
     for x, y, found in zip(sample_set.images[[1, 2, 4, 5]], arrays["reconstruction"], arrays["map"], strict=True):
-        if x.ndim == 3:
-            parts = published(x[0], y[0])
-        else:
-            cuts = [published(x[0, :, :, z], y[0, :, :, z]) for z in range(x.shape[-1])]
-            parts = [np.stack(part, -1) for part in zip(*cuts, strict=True)]
-        expected = parts[0] * gaussian_filter(parts[1], 2.0) * gaussian_filter(parts[2], 2.0)
-        np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=1e-4 * expected.max())
+        expected = published(x, y)
+        np.testing.assert_allclose(found, expected, atol=min(1e-6, 1e-5 * expected.max()), rtol=0)
         assert found.max() > 0
     signed = scored(monkeypatch, Signed(sample_set.size), samples, tmp_path / "own", settings)
     np.testing.assert_allclose(signed["map"], sample_set.images[[1, 2, 4, 5]] - signed["reconstruction"] + 1)
+
+
+class Given(Detector):
+    """A model whose reconstruction is given."""
+
+    def __init__(self, reconstruction):
+        super().__init__(reconstruction.shape[2:])
+        self.reconstruction = reconstruction
+
+    def reconstruct(self, x):
+        return self.reconstruction
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    size=st.one_of(st.tuples(*[st.integers(31, 80)] * 2), st.tuples(*[st.integers(31, 40)] * 2, st.integers(1, 3))),
+    count=st.integers(1, 5),
+    seed=st.integers(0, 2**31),
+    blur=st.sampled_from([0, 2, 4]),
+    air=st.sampled_from([0.0, 0.5]),
+)
+def test_maps_of_a_batch_are_those_of_its_images(size, count, seed, blur, air):
+    """Both kinds, with scikit-image, the package lpips and SciPy."""
+    images = np.random.default_rng(seed).random((2, count, 1, *size))
+    images = gaussian_filter(images, (0, 0, 0, blur, blur, *[0] * (len(size) - 2)))
+    images = (images - images.min()) / np.ptp(images)
+    images = np.where(images < np.quantile(images, air), 0, images).astype(np.float32)
+    model, distance = Given(torch.from_numpy(images[1])), perceptual_distance(TRUNK, 2.0)
+    x = torch.from_numpy(images[0])
+    found = scoring.components(model, distance, x, "equalised")["map"].numpy()
+    expected = np.stack([published(*pair) for pair in zip(*images, strict=True)])
+    np.testing.assert_allclose(found, expected, atol=min(1e-6, 1e-5 * expected.max()), rtol=0)
 
 
 def test_batch_size_changes_nothing(monkeypatch, samples, tmp_path):

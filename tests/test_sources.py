@@ -8,7 +8,18 @@ import pytest
 import yaml
 
 from brainuad.configuration import check
-from brainuad.manifest import COLUMNS, ManifestError, chunks, listing, read_datasets, read_scans, stamp
+from brainuad.manifest import (
+    COLUMNS,
+    ManifestError,
+    chunks,
+    listing,
+    read_datasets,
+    read_manifest,
+    read_scans,
+    split_of,
+    splits,
+    stamp,
+)
 from brainuad.patterns import find
 from brainuad.sources import find_scans, list_files, summaries
 from conftest import ROOT
@@ -254,6 +265,49 @@ def test_the_files_of_a_job_are_listed_anew_when_one_of_them_changes(tmp_path, m
     monkeypatch.setattr(os, "access", lambda path, mode: path != "c/03.nii" and allowed(path, mode))
     assert (forbidden := listed())[1][1] != readable[1][1], "once it is allowed, the scan is read after all"
     assert forbidden[0] == readable[0]
+
+
+def test_a_long_manifest_is_read_cut_and_listed_as_row_by_row(tmp_path, monkeypatch):
+    """What is done to whole columns of 5,000 rows in a moment, by the plainest loop over the rows."""
+    monkeypatch.chdir(tmp_path)
+    generator, fractions = random.Random(0), {"train": 0.6, "validation": 0.1, "test": 0.3}
+    rows = []
+    for number in range(5_000):
+        subject, session = f"{number // 3:05d}", generator.choice(["a", "b"]) * (number % 3) * (number % 7 > 0)
+        family = f"f{number // 3 // 4}" if number // 3 % 5 else ""
+        path = generator.choice([f"raw/{number}.nii", f"./raw//{number}.nii", f"{tmp_path}/raw/{number}.nii"])
+        lesion = generator.choice(["", f"mask/{number}.nii"])
+        said = generator.choice(["", "", "test"])
+        age = generator.choice(["", "70", "70.5", "70,5"])
+        rows.append([subject, f"{session}{number % 3}", path, lesion, family, said, age])
+        tree(tmp_path, *[f"config/{folder}/{number}.nii" for folder in ("raw", "mask") if generator.random() < 0.2])
+    names = ["subject", "session", "t1w", "lesion", "family", "split", "age"]
+    (tmp_path / "config/list.tsv").write_text("\n".join("\t".join(row) for row in [names, *rows]) + "\n")
+    table = read_manifest(Path("config/list.tsv"))
+    jobs = chunks(table, 16)
+    stamp.cache_clear()
+    list_files({"cohort": jobs}, {"cohort": {"phantom": None}})
+
+    expected, drawn = [], []
+    for subject, session, path, lesion, family, said, age in rows:
+        paths = [str(Path("config") / name) if name else "" for name in (path, lesion)]
+        found = dict(zip(names, [subject, session, *paths, family, said, age], strict=True))
+        expected.append({"scan": f"sub-{subject}_ses-{session}", **found})
+        drawn.append(said or split_of(family or subject, fractions, 3))
+    columns = ["scan", *names]
+    assert table[columns].to_dict("records") == expected
+    assert not (table.drop(columns=columns) != "").any(axis=None)
+    assert splits(table, fractions, 3) == drawn
+    assert len(jobs) == 313
+    for number, start in enumerate(range(0, 5_000, 16), start=1):
+        part = expected[start : start + 16]
+        assert jobs[f"{number:04d}"][columns].to_dict("records") == part
+        lines = ["path\tbytes\tmodified_ns\treadable"]
+        for path in [row[column] for column in ("t1w", "lesion") for row in part]:
+            if path and Path(path).exists():
+                status = Path(path).stat()
+                lines.append(f"{path}\t{status.st_size}\t{status.st_mtime_ns}\t{os.access(path, os.R_OK)}")
+        assert listing("cohort", f"{number:04d}").read_text().splitlines() == lines
 
 
 def test_every_dataset_with_scans_has_its_line(tmp_path):

@@ -5,7 +5,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from monai.networks.nets.swin_unetr import compute_mask
+from peers.swin_mae import images as joined
+from peers.swin_mae import like
 from torch import nn
 
 from brainuad.models import create
@@ -192,6 +196,69 @@ def test_shifted_attention_equals_a_naive_loop(grid, window, shift):
     with torch.no_grad():
         expected = torch.stack([naive_attention(block, image) for image in x])
         torch.testing.assert_close(block.attend(x), expected)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    windows=st.one_of(st.tuples(*[st.integers(1, 3)] * 2), st.tuples(*[st.integers(1, 2)] * 3)),
+    window=st.integers(2, 4),
+    shift=st.integers(0, 3),
+    count=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_attention_of_any_grid_equals_a_naive_loop(windows, window, shift, count, seed):
+    window = min(window, 6 - len(windows) * (len(windows) > 2))
+    grid, shift = tuple(window * number for number in windows), shift % window
+    torch.manual_seed(seed)
+    block = Block(grid, 8, 2, window, shift, 0.0)
+    nn.init.normal_(block.attention.relative_position_bias_table)
+    x = torch.randn(count, *grid, 8)
+    if shift:
+        sizes = (window,) * len(grid), (shift,) * len(grid)
+        assert torch.equal(attention_mask(grid, window, shift), compute_mask(grid, *sizes, "cpu"))
+    with torch.no_grad():
+        expected = naive_attention(block, x[-1])
+        torch.testing.assert_close(block.attend(x)[-1], expected, atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    side=st.sampled_from([32, 64]), window=st.sampled_from([2, 4]), count=st.integers(1, 4), seed=st.integers(0, 2**31)
+)
+def test_loss_and_gradients_equal_those_of_the_plain_network(side, window, count, seed):
+    """Masks and stochastic depth too: they are drawn from the same random numbers."""
+    model = build((side, side), unit=16, window=window, stochastic_depth=0.3).train()
+    plain, x, values = like(model), images(count, (side, side), seed), []
+    for network in (model, plain):
+        torch.manual_seed(seed)
+        loss = network.loss(x)
+        loss = loss["loss"] if isinstance(loss, dict) else loss
+        loss.backward()
+        values.append(loss.detach())
+    torch.testing.assert_close(*values, rtol=1e-5, atol=0)
+    gradients = dict(plain.named_parameters())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-4, atol=1e-6)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    side=st.sampled_from([32, 64]),
+    permutations=st.integers(1, 3),
+    count=st.integers(1, 4),
+    seed=st.integers(0, 2**31),
+)
+@torch.no_grad()
+def test_reconstruction_is_the_mean_of_the_plain_network_over_the_dealt_masks(side, permutations, count, seed):
+    model, x = build((side, side), unit=16, permutations=permutations, seed=seed), images(count, (side, side), seed)
+    plain, predictions = like(model), []
+    for dealing in model.dealings:
+        for shown in range(4):
+            hidden = (dealing != shown).repeat_interleave(4, 0).repeat_interleave(4, 1).repeat(count, 1, 1)
+            prediction = plain(x, hidden).masked_fill(~hidden.flatten(1)[..., None], math.nan)
+            predictions.append(joined(prediction, side))
+    torch.testing.assert_close(model.reconstruct(x), torch.stack(predictions).nanmean(0), atol=1e-5, rtol=1e-5)
 
 
 def test_merge_takes_neighbours_together():

@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from brainuad.condensing import condensed
 from brainuad.devices import automatic_precision, check_kernels, has_kernels
 from brainuad.interruption import Interrupted, Interruption
 from brainuad.models import available, class_of, load
@@ -18,9 +21,11 @@ from brainuad.models.detector import Detector
 from brainuad.models.floors import VoxelMean
 from brainuad.models.vqvae import VQVAE as Network
 from brainuad.progress import Progress, clock
+from brainuad.sample_set import Images, SampleSet
 from brainuad.schedule import learning_rate
 from brainuad.training import Run, accelerate, train
 from conftest import ROOT
+from tiny import build, use_all_codes
 
 SIZE = (32, 32)
 TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
@@ -132,6 +137,30 @@ def test_a_prior_encodes_images_once_if_none_is_moved(tmp_path, cohort, killed, 
     assert sum(calls) == 5 * 10 + 3 * 3
     assert same(once, always)
     pd.testing.assert_frame_equal(history.drop(columns="seconds"), other.drop(columns="seconds"))
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    size=st.one_of(st.tuples(*[st.integers(3, 8)] * 2), st.tuples(*[st.integers(2, 3)] * 3)),
+    splits=st.lists(st.sampled_from(["train", "train", "test"]), max_size=9),
+    batch_size=st.integers(1, 6),
+    seed=st.integers(0, 2**31),
+)
+def test_codes_kept_of_all_images_are_those_of_each(tmp_path_factory, size, splits, batch_size, seed):
+    size, splits, folder = tuple(4 * side for side in size), ["train", *splits], tmp_path_factory.mktemp("samples")
+    pixels = np.random.default_rng(seed).random((len(splits), 1, *size), np.float32)
+    np.save(folder / "images.npy", pixels)
+    pd.DataFrame({"split": splits}).to_csv(folder / "table.tsv", sep="\t", index=False)
+    model = build("vqvae_transformer.VQVAETransformer", size).train()
+    use_all_codes(model.upstream, torch.from_numpy(pixels))
+    layout = torch.channels_last if len(size) == 2 else torch.contiguous_format
+    fabric, images = accelerate({"device": "cpu", "precision": "32-true"}), Images([SampleSet(folder)], "train")
+    found = condensed(model, images, batch_size, fabric, layout)
+    kept = [image[None] for image, split in zip(pixels, splits, strict=True) if split == "train"]
+    with torch.no_grad():
+        expected = np.stack([model.upstream.encode(torch.from_numpy(image)).numpy() for image in kept])
+    assert not np.issubdtype(found.dtype, np.floating)
+    np.testing.assert_array_equal(found, expected)
 
 
 class AfterSteps(Interruption):

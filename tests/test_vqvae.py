@@ -1,8 +1,13 @@
 """VQ-VAE: the published network, its codebook, its peer, and the terms beyond the paper."""
 
+import copy
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from monai.losses import PatchAdversarialLoss
+from monai.networks.nets import VQVAE
 from torch import nn
 from torch.nn import functional as F
 
@@ -10,6 +15,8 @@ from brainuad.models import create
 from brainuad.perceptual import PerceptualDistance, spatial_lpips
 from conftest import ROOT
 from tiny import backward, both_sizes, brains, build
+
+LAYOUTS = {2: torch.channels_last, 3: torch.contiguous_format}
 
 
 def test_has_the_published_size():
@@ -110,6 +117,34 @@ def test_equals_its_peer(generative, size):
     assert all(
         torch.equal(a, b) for a, b in zip(model.state_dict().values(), theirs.state_dict().values(), strict=True)
     )
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    size=st.one_of(st.tuples(*[st.integers(2, 10)] * 2), st.tuples(*[st.integers(2, 4)] * 3)),
+    count=st.integers(1, 6),
+    seed=st.integers(0, 2**31),
+)
+def test_steps_of_any_shape_equal_those_of_monai(size, count, seed):
+    """In the memory layout and with the optimiser that training takes, against MONAI's network and plain Adam."""
+    size = tuple(4 * side for side in size)
+    model = build("vqvae.VQVAE", size).train()
+    theirs = copy.deepcopy(model.network)
+    assert type(theirs) is VQVAE
+    optimizer = torch.optim.Adam(theirs.parameters(), 1e-3)
+    model.to(memory_format=LAYOUTS[len(size)])
+    optimizers = model.optimizers(1e-3)
+    for step in range(3):
+        x = brains(count, size, seed + step)
+        terms = model.step(x.contiguous(memory_format=LAYOUTS[len(size)]), optimizers, backward)
+        reconstruction, commitment = theirs(x)
+        loss = (reconstruction - x).abs().mean() + commitment
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        torch.testing.assert_close(terms["loss"], loss.detach(), rtol=2e-5, atol=0)
+    codebooks = (network.quantizer.quantizer.embedding.weight for network in (model.network, theirs))
+    torch.testing.assert_close(*codebooks, rtol=1e-4, atol=1e-6)
 
 
 @both_sizes

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from monai.inferers import VQVAETransformerInferer
 from monai.networks.nets import DecoderOnlyTransformer
 from monai.utils import Ordering
@@ -269,6 +271,84 @@ def test_sampler_equals_naive_loop():
     expected = naive(transformer, blank, torch.ones_like(blank, dtype=torch.bool), uniforms)
     assert torch.equal(sample(transformer, uniforms), expected)
     assert len(expected.unique()) > 8
+
+
+def uniforms_of(generator, count, length, edges):
+    """Random numbers, of which a share is the smallest there may be and another nearly 1."""
+    kind, uniforms = generator.random((count, length)), generator.random((count, length))
+    uniforms[kind < edges / 2], uniforms[kind > 1 - edges / 2] = 0, 1 - 1e-9
+    return torch.from_numpy(uniforms)
+
+
+TRANSFORMERS = st.fixed_dictionaries(
+    {"tokens": st.integers(2, 9), "length": st.integers(1, 24), "depth": st.integers(1, 2), "heads": st.integers(1, 4)}
+)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    sizes=TRANSFORMERS,
+    count=st.integers(1, 5),
+    seed=st.integers(0, 2**31),
+    share=st.sampled_from([0.0, 0.05, 0.3, 0.9, 1.0]),
+    together=st.booleans(),
+    edges=st.sampled_from([None, 0.0, 0.5]),
+)
+def test_healing_equals_naive_loop_for_any_mask(sizes, count, seed, share, together, edges):
+    """Masks of each sequence or of all; the most likely tokens, or those at uniforms, once more with the same cache."""
+    transformer, length = network(**sizes, width=8 * sizes["heads"]), sizes["length"]
+    generator = np.random.default_rng(seed)
+    sequence = torch.from_numpy(generator.integers(0, sizes["tokens"], (count, length)))
+    mask = torch.from_numpy(generator.random((1 if together else count, length)) < share).expand(count, -1)
+    cache = Cache(transformer, count)
+    likelihood = log_likelihood(transformer, sequence, cache)
+    torch.testing.assert_close(likelihood, prefix_by_prefix(transformer, sequence), atol=1e-5, rtol=1e-5)
+    for _ in range(2):
+        uniforms = None if edges is None else uniforms_of(generator, count, length, edges)
+        healed = heal(transformer, sequence, mask, cache, uniforms)
+        assert torch.equal(healed, naive(transformer, sequence, mask, uniforms))
+
+
+@torch.no_grad()
+def prefix_by_prefix(transformer, sequence):
+    """Log-likelihood of each token by a pass over what comes before it alone."""
+    inputs = F.pad(sequence, (1, 0), value=transformer.tokens)
+    logits = [transformer(inputs[:, : place + 1])[:, -1] for place in range(sequence.shape[1])]
+    return torch.stack(logits, 1).log_softmax(-1).gather(-1, sequence[..., None])[..., 0]
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    sizes=TRANSFORMERS,
+    count=st.integers(1, 4),
+    seed=st.integers(0, 2**31),
+    edges=st.sampled_from([0.0, 0.3, 1.0]),
+)
+def test_sampler_equals_naive_loop_for_any_length_and_uniforms(sizes, count, seed, edges):
+    transformer = network(**sizes, width=8 * sizes["heads"])
+    uniforms = uniforms_of(np.random.default_rng(seed), count, sizes["length"], edges)
+    blank = torch.zeros(count, sizes["length"], dtype=torch.long)
+    expected = naive(transformer, blank, torch.ones_like(blank, dtype=torch.bool), uniforms)
+    assert torch.equal(sample(transformer, uniforms), expected)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    logits=st.lists(st.one_of(st.just(-math.inf), st.integers(-2, 2).map(float), st.floats(-50, 50)), min_size=1),
+    likely=st.floats(-50, 50),
+    uniform=st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 5e-324, 1 - 2**-53])),
+)
+def test_tokens_are_chosen_by_their_cumulative_share(logits, likely, uniform):
+    """The first at which the sum of the shares exceeds the uniform, one by one; the last logit begins sequences."""
+    logits = [*logits, likely]
+    row = torch.tensor([[*logits, 60.0]], dtype=torch.float64)
+    (found,) = choose(row, torch.tensor([uniform], dtype=torch.float64)).tolist()
+    weights = [math.exp(logit - max(logits)) for logit in logits]
+    before, total = math.fsum(weights[:found]), math.fsum(weights)
+    assert weights[found] > 0
+    assert before <= uniform * total + 1e-15 * total * len(weights)
+    assert uniform * total <= before + weights[found] + 1e-15 * total * len(weights)
+    assert logits[choose(row, None).item()] == max(logits)
 
 
 def test_beginning_is_never_produced():

@@ -1,8 +1,9 @@
 """Scores and truth of pixels → areas under curves, Dice, rates: exactly, or from counts of any number of pixels.
 
 The exact functions sort all scores. Those of counts take arrays whose last axis runs over bins of falling scores (see
-``counts``), of one subject, of all, or of a draw of subjects. Their areas differ from the exact ones by less than 1e-4
-where a hundred pixels or more are abnormal.
+``counts``), of one subject, of all, or of a draw of subjects. Their areas are exact where the abnormal pixels are fewer
+than a third of the bins. Of more, those of all subjects differ from the exact ones by less than 1e-4, and those of a
+draw by less than 5e-4, from 20,000 abnormal pixels on by less than 1e-4, too.
 """
 
 from collections.abc import Iterable

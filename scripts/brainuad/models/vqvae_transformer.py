@@ -257,7 +257,7 @@ class Transformer(nn.Module):
     def forward(self, inputs: Tensor, attends: list[Callable] | None = None) -> Tensor:
         """Logits (b, n, tokens + 1), at each position about what follows input n there."""
         positions = torch.arange(inputs.shape[1], device=inputs.device)
-        return self.to_logits(self.hidden(inputs, positions, attends or [look_back] * len(self.blocks)))
+        return self.to_logits(self.hidden(inputs, positions, attends or [attend_back] * len(self.blocks)))
 
     def hidden(self, inputs: Tensor, positions: Tensor, attends: list[Callable]) -> Tensor:
         """Output of the last block, (*inputs.shape, width), each block attending in its own way."""
@@ -267,7 +267,7 @@ class Transformer(nn.Module):
         return x
 
 
-def look_back(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend_back(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention within sequences (b, n, heads, channels), each position looking back."""
     q, k, v = (part.transpose(1, 2).contiguous() for part in (q, k, v))  # heads of few channels lie apart otherwise
     return causal(q, k, v).transpose(1, 2)
