@@ -51,7 +51,7 @@ class Training:
     def __init__(
         self, detector: Detector, images: np.ndarray, lr: float, batch_size: int | None = None, moved: dict = STILL
     ):
-        """Set it up; all images are one batch unless ``batch_size`` says otherwise, and none is moved at random."""
+        """Set it up: all images are one batch unless ``batch_size`` says otherwise, and none is moved at random."""
         settings = {
             "training": {"device": "auto", "precision": "32-true", "augmentation": moved},
             "batch_size": batch_size or len(images),
@@ -66,8 +66,11 @@ class Training:
         self.x = fabric.to_device(torch.from_numpy(images))
         self.run.detector.train()
 
-    def learn(self, updates: int) -> Detector:
-        """So many updates; the model in eval mode."""
+    def learn(self, updates: int, warmup: int = 0) -> Detector:
+        """So many updates, by half a cosine after a warm-up if one is given; the model in eval mode."""
+        if warmup:
+            each = self.run.updates
+            self.run.settings |= {"epochs": updates / each, "warmup_epochs": warmup / each, "min_lr": 0.0}
         for number in range(updates):
             epoch, index = divmod(number, self.run.updates)
             self.run.train_batch(epoch, index, self.run.batches(self.run.order(epoch))[index])

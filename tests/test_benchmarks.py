@@ -21,7 +21,15 @@ TINY = {
     "rae_training": {"batch": 2, "side": 16, "params": {"channels": [4, 4], "latent": 4}},
     "transformer_training": {"batch": 2, "side": 32, "channels": 8, "params": PRIOR},
     "swin_mae_training": {"batch": 2, "side": 32, "params": SWIN},
-    "swin_mae_scoring": {"batch": 2, "side": 32, "params": SWIN, "narrow": SWIN, "updates": 2, "subjects": 1},
+    "swin_mae_scoring": {
+        "batch": 2,
+        "side": 32,
+        "params": SWIN,
+        "narrow": {**SWIN, "unit": 8},
+        "updates": 2,
+        "subjects": 1,
+        "small": 32,
+    },
     "healing": {
         "batch": 2,
         "side": 8,
