@@ -120,7 +120,7 @@ def measure(
     side: int = 32,
     lengths: tuple[int, ...] = LENGTHS,
     rounds: int = ROUNDS,
-    updates: tuple[int, int] = (300, 150),
+    updates: tuple[int, int] = (200, 50),
     subjects: int = 8,
     count: int = 64,
     params: dict | None = None,
