@@ -120,14 +120,15 @@ def measure(
     side: int = 32,
     lengths: tuple[int, ...] = LENGTHS,
     rounds: int = ROUNDS,
-    updates: tuple[int, int] = (200, 50),
+    updates: tuple[int, int] = (200, 60),
     subjects: int = 8,
     count: int = 64,
     params: dict | None = None,
+    small: int = 48,
 ) -> Iterator[Row]:
     """The ratios, and whether tokens are identical."""
     yield from measure_speed(batch, side, lengths, rounds, params)
-    yield from measure_sameness(*trained(updates, 2 * side, subjects, count, params))
+    yield from measure_sameness(*trained(updates, small, subjects, count, params))
 
 
 if __name__ == "__main__":

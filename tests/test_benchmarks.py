@@ -38,6 +38,7 @@ TINY = {
         "updates": (2, 2),
         "subjects": 1,
         "count": 4,
+        "small": 16,
     },
     "sampling": {"batch": 2, "side": 8, "lengths": (1, 64), "params": PRIOR},
 }
