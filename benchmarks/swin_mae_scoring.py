@@ -93,7 +93,7 @@ def measure(
     side: int = SIDE,
     rounds: int = ROUNDS,
     params: dict | None = None,
-    updates: int = 1000,
+    updates: int = 800,
     subjects: int = 8,
     small: int = SMALL,
     narrow: dict = NARROW,
