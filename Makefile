@@ -2,7 +2,7 @@
 # make test    all tests but those on Slurm; those in a browser are skipped without Chromium and its driver
 # make test-slurm    those on Slurm: starts a real one for the time of the tests; needs root and, once, Debian's apt-get
 # make test-slow    whether 95 % intervals cover the truth in 95 of 100 cases: minutes of simulation
-# make bench   ours beside its peers, in one run: 45 minutes; writes docs/benchmarks.md
+# make bench   ours beside its peers, in one run; writes docs/benchmarks.md, which says how long it took
 # make validator    once, for a test of maps that is skipped without it: the BIDS validator of npm (needs Node and npm)
 # make lint    layout and lint of Python and Snakemake files
 # make lock    write requirements.lock anew from pyproject.toml

@@ -67,10 +67,11 @@ def measure() -> Iterator[Row]:
     note = (
         f"{figure(np.median(seconds[1]))} s; the peer timed on {SORTED} draws, {figure(np.median(seconds[0]))} s each"
     )
-    yield Row(goal, PEER, 5000, float(np.median(ratios)), min(ratios), max(ratios), note=note)
     both = np.concatenate([results[number] for number in range(SORTED)])
     error = float(np.abs(both - results["ours"][:SORTED]).max())
-    yield Row("... greatest difference", PEER, 1.1e-4, error, unit="", at_least=False)
+    for wanted, bound in ((5000, 1.1e-4), (500, 3e-5)):  # one measurement, held against both pairs of goals
+        yield Row(goal, PEER, wanted, float(np.median(ratios)), min(ratios), max(ratios), note=note)
+        yield Row("... greatest difference", PEER, bound, error, unit="", at_least=False)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import torch
 from peers.rae import Naive
 from side_by_side import Row, alternate, main, ratio
-from steps import Training, equal_losses, noise
+from steps import Training, equal_losses, noise, use_of_machine
 
 from brainuad.models import create
 
-BATCH, SIDE, LR, ROUNDS = 8, 128, 2e-4, 3
+BATCH, SIDE, LR, ROUNDS = 4, 128, 2e-4, 5
 PEER = "plain step, in the order of the published code"
 
 
@@ -32,8 +32,9 @@ def measure(batch: int = BATCH, side: int = SIDE, rounds: int = ROUNDS, params: 
     lighter.step()
     theirs, own, light = alternate(peer, training.step, lighter.step, rounds=rounds, warm=0)
     goal = f"RAE, training step, {batch} images of {side} × {side}"
-    yield ratio(goal, PEER, 1.25, theirs, own)
+    yield ratio(goal, PEER, 1.25, theirs, own, "a batch of the study has 8")
     yield same
+    yield from use_of_machine(training.step, peer, own)
     yield ratio(f"{goal}, without the term weighted 1e-8", PEER, 1.5, theirs, light)
 
 

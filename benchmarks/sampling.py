@@ -11,6 +11,7 @@ from brainuad.models.healing import sample
 
 BATCH, ROUNDS = 8, 5
 PEER = "MONAI's tutorial, `sample`, token by token"
+FLASH = f"{PEER}, `use_flash_attention=True`"
 
 
 def random_numbers(count: int, side: int, device: torch.device) -> torch.Tensor:
@@ -26,7 +27,7 @@ def measure(
     rounds: int = ROUNDS,
     params: dict | None = None,
 ) -> Iterator[Row]:
-    """The ratio, and whether the same uniforms give the same tokens."""
+    """Both ratios, and whether the same uniforms give the same tokens."""
     small = untrained(side // 4, params)
     uniforms = random_numbers(2 * batch, side // 4, small.orders.device)
     expected = naive(
@@ -39,14 +40,15 @@ def measure(
 
     detector = untrained(side, params)
     uniforms = random_numbers(batch, side, detector.orders.device)
-    plain = monai_transformer(detector.transformers[0], flash=False)
-    own, *seconds = alternate(
-        lambda: sample(detector.transformers[0], uniforms), *(prefix_pass(plain, n) for n in lengths), rounds=rounds
-    )
-    theirs = [computed_seconds(row, lengths, range(side * side)) for row in zip(*seconds, strict=True)]
+    networks = [monai_transformer(detector.transformers[0], flash) for flash in (False, True)]
+    passes = [prefix_pass(network, length) for network in networks for length in lengths]
+    own, *seconds = alternate(lambda: sample(detector.transformers[0], uniforms), *passes, rounds=rounds, warm=0)
+    own = [second / batch for second in own]
     goal = f"Sampling of {side} × {side} codes, an image"
     note = f"ours {batch} images at a time; the loop's time computed from passes over {len(lengths)} prefixes"
-    yield ratio(goal, PEER, 250, theirs, [second / batch for second in own], note)
+    for against, wanted, part in ((PEER, 250, seconds[: len(lengths)]), (FLASH, 35, seconds[len(lengths) :])):
+        theirs = [computed_seconds(row, lengths, range(side * side)) for row in zip(*part, strict=True)]
+        yield ratio(goal, against, wanted, theirs, own, note)
     goal = f"... sequences of {2 * batch} with identical codes for the same uniforms, {side // 4} × {side // 4}"
     against = f"{PEER}, uniforms in place of `multinomial`"
     yield Row(goal, against, 2 * batch, same, unit="", note="by an untrained model")

@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-__all__ = ["ROOT", "Row", "alternate", "main", "ratio", "table"]
+__all__ = ["ROOT", "Others", "Row", "alternate", "main", "ratio", "table"]
 
 USUAL = 5  # rounds; of fewer a row says how many there were
 COLUMNS = ("goal", "against", "wanted", "measured", "spread", "verdict")
@@ -102,7 +104,31 @@ def finish() -> None:
         torch.cuda.synchronize()
 
 
-def ratio(goal: str, against: str, wanted: float, peer: list[float], ours: list[float], note: str = "") -> Row:
+class Others:
+    """How busy the machine is, from now on, with what neither this process does nor those that it started."""
+
+    def __init__(self):
+        self.before = self.seconds()
+
+    def seconds(self) -> tuple[float, float, float]:
+        """Of all cores since the machine started, all and those at work, and of this process and its ended ones."""
+        times = psutil.cpu_times()._asdict()
+        every = sum(value for name, value in times.items() if not name.startswith("guest"))  # user has those, too
+        return every, every - times["idle"] - times.get("iowait", 0.0), sum(os.times()[:4])
+
+    def share(self) -> float:
+        """Of the machine, 0 to 1."""
+        every, busy, own = (after - before for after, before in zip(self.seconds(), self.before, strict=True))
+        return max(busy - own, 0.0) / every if every else 0.0
+
+
+def threads() -> str:
+    """How many torch computes with, where it was loaded."""
+    torch = sys.modules.get("torch")
+    return f"torch with {torch.get_num_threads()} threads" if torch else "without torch"
+
+
+def ratio(goal: str, against: str, wanted: float | None, peer: list[float], ours: list[float], note: str = "") -> Row:
     """The row of how many times the peer takes as long as ours; seconds of both by round, for equal work."""
     ratios = [theirs / own for theirs, own in zip(peer, ours, strict=True)]
     took = f"{figure(1000 * median(ours))} against {figure(1000 * median(peer))} ms"
@@ -120,12 +146,14 @@ def table(rows: list[Row]) -> str:
 def main(measure: Callable[[], Iterator[Row]]) -> None:
     """Measure, print the table and, with ``--rows``, write the rows to a file for ``benchmarks/all.py``."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=Path, help="file that receives the rows, JSON, one a line")
+    parser.add_argument("--rows", type=Path, help="file that receives the rows and how it went, JSON")
     arguments = parser.parse_args()
-    before, rows = os.getloadavg()[0], []
+    others, rows = Others(), []
     for row in measure():
         print(f"{row.goal}: {figure(row.value)} {row.unit} {'' if row.reached else '(not reached) '}", flush=True)
         rows.append(row)
-    print(f"\n{table(rows)}\n\nLoad of the machine before: {before:.1f}, {os.cpu_count()} cores.")
+    conditions = f"{threads()}, {others.share():.0%} of the machine taken by other processes"
+    print(f"\n{table(rows)}\n\n{os.cpu_count()} cores, {conditions}.")
     if arguments.rows:
-        arguments.rows.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+        told = {"conditions": conditions, "rows": [asdict(row) for row in rows]}
+        arguments.rows.write_text(json.dumps(told), encoding="utf-8")

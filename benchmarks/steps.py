@@ -1,15 +1,18 @@
 """What the benchmarks of training share: steps of brainuad's own training on images in memory, and their losses."""
 
 from collections.abc import Callable, Iterator, Sequence
+from statistics import median
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
-from side_by_side import Row
+from side_by_side import Row, alternate, figure
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from brainuad.condensing import condensed
 from brainuad.devices import accelerate
+from brainuad.gpus import automatic_device
 from brainuad.models import Detector
 from brainuad.sample_set import split_batches
 from brainuad.training import Run
@@ -48,7 +51,7 @@ class Training:
     def __init__(
         self, detector: Detector, images: np.ndarray, lr: float, batch_size: int | None = None, moved: dict = STILL
     ):
-        """Set it up; all images are one batch unless ``batch_size`` says otherwise, and none is moved at random."""
+        """Set it up: all images are one batch unless ``batch_size`` says otherwise, and none is moved at random."""
         settings = {
             "training": {"device": "auto", "precision": "32-true", "augmentation": moved},
             "batch_size": batch_size or len(images),
@@ -63,8 +66,11 @@ class Training:
         self.x = fabric.to_device(torch.from_numpy(images))
         self.run.detector.train()
 
-    def learn(self, updates: int) -> Detector:
-        """So many updates; the model in eval mode."""
+    def learn(self, updates: int, warmup: int = 0) -> Detector:
+        """So many updates, by half a cosine after a warm-up if one is given; the model in eval mode."""
+        if warmup:
+            each = self.run.updates
+            self.run.settings |= {"epochs": updates / each, "warmup_epochs": warmup / each, "min_lr": 0.0}
         for number in range(updates):
             epoch, index = divmod(number, self.run.updates)
             self.run.train_batch(epoch, index, self.run.batches(self.run.order(epoch))[index])
@@ -111,3 +117,37 @@ def equal_losses(
         greatest = max(greatest, *(abs(a - b) / abs(b) for a, b in zip(own, theirs, strict=True)))
     goal = f"... greatest difference of the losses of {steps} updates, as a share"
     return Row(goal, against, 1e-5, greatest, unit="", at_least=False)
+
+
+def use_of_machine(ours: Callable[[], object], peer: Callable[[], object], seconds: Sequence[float]) -> Iterator[Row]:
+    """Rows without a goal: how near a step is to what the machine can do, and, on a GPU, what memory it takes.
+
+    Args:
+        ours: a step.
+        peer: the same by the peer.
+        seconds: of ours, by round.
+    """
+    with FlopCounterMode(display=False) as counter:
+        ours()
+    billions, fastest = counter.get_total_flops() / 1e9, product_rate() / 1e9
+    note = f"{figure(billions)} billion operations; those of products of matrices: {figure(fastest)} a second"
+    share = 100 * billions / median(seconds) / fastest
+    yield Row("... of the rate of the machine's products of matrices", "", None, share, unit="%", note=note)
+    if torch.cuda.is_available():
+        own, theirs = memory(ours), memory(peer)
+        note = f"{figure(own / 2**20)} against {figure(theirs / 2**20)} MiB beside weights and what optimisers keep"
+        yield Row("... memory of a step, at its peak", "", None, theirs / own, note=note)
+
+
+def product_rate(side: int = 4096) -> float:
+    """Floating-point operations a second of products of square matrices of float32: the best of five."""
+    matrix = torch.rand(side, side, device=automatic_device("auto"))
+    return 2 * side**3 / min(alternate(lambda: matrix @ matrix)[0])
+
+
+def memory(step: Callable[[], object]) -> int:
+    """Bytes of the GPU that a step takes at its peak beside what lies there before."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return torch.cuda.max_memory_allocated() - before

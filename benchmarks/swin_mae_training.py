@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from peers.swin_mae import like
 from side_by_side import Row, alternate, main, ratio
-from steps import Training, equal_losses, noise
+from steps import Training, equal_losses, noise, use_of_machine
 from torch import Tensor
 
 from brainuad.models import create
@@ -32,8 +32,10 @@ def measure(batch: int = BATCH, side: int = SIDE, rounds: int = ROUNDS, params: 
 
     same = equal_losses(training, ["loss"], peer, PEER)
     goal = f"Swin MAE, training step, {batch} images of {side} × {side}"
-    yield ratio(goal, PEER, 1.05, *alternate(peer, training.step, rounds=rounds))
+    theirs, own = alternate(peer, training.step, rounds=rounds)
+    yield ratio(goal, PEER, 1.05, theirs, own, "a batch of the study has 32")
     yield same
+    yield from use_of_machine(training.step, peer, own)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import torch
 from monai.networks.nets import VQVAE
 from side_by_side import Row, alternate, main, ratio
-from steps import Training, equal_losses, noise
+from steps import Training, equal_losses, noise, use_of_machine
 from torch import Tensor
 from torch.nn import functional as F
 
 from brainuad.models import create
 
-BATCH, SIDE, LR, ROUNDS = 8, 128, 5e-4, 5
+BATCH, SIDE, LR, ROUNDS = 4, 128, 5e-4, 5
 PEER = "MONAI `VQVAE` and `Adam`"
 
 
@@ -51,8 +51,10 @@ def measure(batch: int = BATCH, side: int = SIDE, channels: int = 256, rounds: i
 
     same = equal_losses(training, ["loss"], peer, PEER)
     goal = f"VQ-VAE, training step, {batch} images of {side} × {side}"
-    yield ratio(goal, PEER, 1.1, *alternate(peer, training.step, rounds=rounds, warm=0))
+    theirs, own = alternate(peer, training.step, rounds=rounds, warm=0)
+    yield ratio(goal, PEER, 1.1, theirs, own, "a batch of the study has 32")
     yield same
+    yield from use_of_machine(training.step, peer, own)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """The benchmarks run, at sizes at which their figures say nothing, and what must be equal is equal."""
 
 import importlib
+import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -22,7 +24,15 @@ TINY = {
     "rae_training": {"batch": 2, "side": 16, "params": {"channels": [4, 4], "latent": 4}},
     "transformer_training": {"batch": 2, "side": 32, "channels": 8, "params": PRIOR},
     "swin_mae_training": {"batch": 2, "side": 32, "params": SWIN},
-    "swin_mae_scoring": {"batch": 2, "side": 32, "params": SWIN, "narrow": SWIN, "updates": 2, "subjects": 1},
+    "swin_mae_scoring": {
+        "batch": 2,
+        "side": 32,
+        "params": SWIN,
+        "narrow": {**SWIN, "unit": 8},
+        "updates": 2,
+        "subjects": 1,
+        "small": 32,
+    },
     "healing": {
         "batch": 2,
         "side": 8,
@@ -31,6 +41,7 @@ TINY = {
         "updates": (2, 2),
         "subjects": 1,
         "count": 4,
+        "small": 16,
     },
     "sampling": {"batch": 2, "side": 8, "lengths": (1, 64), "params": PRIOR},
 }
@@ -125,3 +136,93 @@ def test_slices_are_brains():
     changed, masks = simulated.abnormal(images, brains, (6, 8))
     assert masks.any((1, 2, 3)).all()
     assert np.array_equal(changed[~masks], images[~masks])
+
+
+def test_what_others_take_of_the_machine(monkeypatch):
+    snapshots = iter([(100.0, 50.0, 10.0), (200.0, 120.0, 50.0)])  # all, at work, our own: 30 of 100 are of others
+    monkeypatch.setattr(side_by_side.Others, "seconds", lambda self: next(snapshots))
+    assert side_by_side.Others().share() == pytest.approx(0.3)
+
+
+def test_what_others_take_is_measured():
+    every, busy, own = (after - before for after, before in zip(*reversed(spun()), strict=True))
+    assert 0.2 < own <= 0.5  # seconds of this process, which worked for 0.3
+    assert own - 0.1 < busy <= every
+
+
+def spun():
+    """What has been counted before and after 0.3 seconds of work."""
+    others = side_by_side.Others()
+    began = time.process_time()
+    while time.process_time() - began < 0.3:
+        pass
+    return others.before, others.seconds()
+
+
+def test_a_script_tells_its_rows_and_how_it_went(tmp_path, monkeypatch):
+    benchmarks = importlib.import_module("all")
+    (tmp_path / "benchmarks").mkdir()
+    lines = ["from side_by_side import Row, main", "main(lambda: iter([Row('goal', 'peer', 2.0, 3.0, note='so')]))"]
+    (tmp_path / "benchmarks/tiny.py").write_text('"""Tiny."""\n' + "\n".join(lines))
+    (tmp_path / "benchmarks/broken.py").write_text('"""Broken."""\nraise SystemExit(1)\n')
+    monkeypatch.setattr(benchmarks, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "benchmarks"))
+    rows, said = benchmarks.run("tiny", tmp_path)
+    assert rows == [side_by_side.Row("goal", "peer", 2.0, 3.0, note="so")]
+    assert re.fullmatch(r"`tiny.py`: \d+ s, without torch, \d+% of the machine taken by other processes", said)
+    assert benchmarks.run("broken", tmp_path) == ([], "`broken.py`: 0 s, **failed**")
+
+
+def test_the_page_names_each_goal_and_counts_them():
+    benchmarks = importlib.import_module("all")
+    rows = [
+        side_by_side.Row("one", "", 2.0, 3.0),
+        side_by_side.Row("two", "", 4.0, 3.0),
+        side_by_side.Row("x", "", None, 1),
+    ]
+    text = benchmarks.page({"Training": rows, "Scoring": []}, ["`a.py`: 1 s", "`b.py`: 2 s"])
+    assert "1 of 2 goals reached." in text
+    assert text.count("not reached") == 1
+    assert "## Scoring" not in text
+    assert text.endswith("Scripts: `a.py`: 1 s; `b.py`: 2 s.")
+
+
+def test_memory_of_a_step_on_a_gpu(monkeypatch):
+    steps = importlib.import_module("steps")
+    lying, peaks = 2 * 2**20, {"ours": 5 * 2**20, "theirs": 8 * 2**20}
+    state = {"peak": lying}
+    monkeypatch.setattr(steps.torch.cuda, "reset_peak_memory_stats", lambda: state.update(peak=lying))
+    monkeypatch.setattr(steps.torch.cuda, "memory_allocated", lambda: lying)
+    monkeypatch.setattr(steps.torch.cuda, "max_memory_allocated", lambda: state["peak"])
+    monkeypatch.setattr(steps, "product_rate", lambda: 1e9)
+    a = steps.torch.ones(10, 10)
+
+    def step(name):
+        state.update(peak=peaks[name])
+        return a @ a  # 2,000 operations
+
+    works = [lambda name=name: step(name) for name in peaks]
+    assert [row.value for row in steps.use_of_machine(*works, [1e-5, 4e-6, 1e-3])] == [pytest.approx(20)]  # no GPU
+    monkeypatch.setattr(steps.torch.cuda, "is_available", lambda: True)
+    share, memory = steps.use_of_machine(*works, [1e-5])
+    assert share.value == pytest.approx(20)
+    assert memory.value == pytest.approx(2)
+    assert "3 against 6 MiB" in memory.note
+
+
+def test_one_measurement_of_the_bootstrap_is_held_against_both_goals(monkeypatch):
+    bootstrap = importlib.import_module("bootstrap")
+    for name, value in {"SUBJECTS": 5, "PIXELS": 2000, "RESAMPLES": 10}.items():
+        monkeypatch.setattr(bootstrap, name, value)
+    strict, error, loose, same = bootstrap.measure()
+    assert (strict.wanted, error.wanted, loose.wanted, same.wanted) == (5000, 1.1e-4, 500, 3e-5)
+    assert (strict.value, error.value) == (loose.value, same.value)
+    assert error.value < 0.01
+
+
+def test_pooled_numbers_are_those_of_the_peers():
+    rows = list(importlib.import_module("pooled_metrics").measure(2, 3))
+    errors = [row for row in rows if "difference" in row.goal]
+    assert len(errors) == 4
+    assert all(row.reached for row in errors)
+    assert {row.unit for row in rows} == {"×", "", "GiB"}

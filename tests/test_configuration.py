@@ -165,7 +165,7 @@ MISTAKES = [
     ("samples.size", [24, 64], "needs at least 32 pixels"),
     ("samples.positions", [], "`samples.positions` is empty"),
     ("datasets.odd.anomalies", {"size": [20, 200]}, "are larger than the frame"),
-    ("datasets.odd.anomalies", {"grid": {"size": [9, 129], "intensity": [1]}}, "has 128 along its shortest side"),
+    ("datasets.odd.anomalies", {"grid": {"size": [9, 129], "intensity": [1]}}, "has 128 along its shorter side"),
     ("preprocessing.normalization", {"low": 99.5}, "must be below"),
     ("datasets.site_b.phantom", {}, "`datasets.site_b.phantom` lacks the key `subjects`"),
     ("models.vqvae.lr", float("nan"), "`models.vqvae.lr` is nan"),

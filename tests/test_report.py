@@ -11,7 +11,7 @@ import yaml
 from brainuad import provenance, report_figures, report_groups, report_results, report_scans, report_tables
 from brainuad.cohort import mean_number
 from brainuad.page import MISSING, Cell, Paragraph, Row, Section, Table, listed, number, render
-from brainuad.report import costs, duration, report
+from brainuad.report import confirmed, costs, duration, report
 from brainuad.report_study import PATHS, Study
 from brainuad.resampling import draws, interval
 from conftest import ROOT
@@ -209,6 +209,22 @@ def test_the_summary_says_scans_models_and_who_clears_the_floor(page):
         "of the difference (paired tests, corrected by Holm, confirm 0 of 1); no other trained model is." in summary
     )
     assert "All scans of this study are simulated" in words(page)
+
+
+def test_paired_tests_confirm_what_they_find(study, tmp_path):
+    """Of the pairs with that floor alone, of the number that is asked, in either order."""
+    table = study.table("significance").assign(p_holm=0.5)
+    pairs = table[["model_a", "model_b"]].agg(set, axis=1)
+    table.loc[pairs.map({"vqvae", "voxel_z"}.__eq__), "p_holm"] = 0.01
+    table.to_csv(tmp_path / "significance.tsv", sep="\t", index=False)
+    other = Study(study.settings, {**study.files, "significance": [tmp_path / "significance.tsv"]})
+    gaps = [column for column in report_tables.columns_of(study, "strict") if column.gap]
+    assert confirmed(other, gaps, [["vqvae", "rae"]]).endswith("confirm 1 of 2)")
+    turned = table.rename(columns={"model_a": "model_b", "model_b": "model_a"})
+    turned.to_csv(tmp_path / "turned.tsv", sep="\t", index=False)
+    again = Study(study.settings, {**study.files, "significance": [tmp_path / "turned.tsv"]})
+    assert confirmed(again, gaps, [["vqvae", "rae"]]).endswith("confirm 1 of 2)")
+    assert confirmed(again, gaps, [[]]) == ""
 
 
 def test_the_interval_decides_what_is_above_a_floor(study):

@@ -128,9 +128,15 @@ class SwinMAE(nn.Module):
     """The network, its loss and the reconstruction by many random masks."""
 
     def __init__(
-        self, width: int = 96, heads: Sequence[int] = (3, 6, 12, 24), window: int = 4, stochastic_depth: float = 0.1
+        self,
+        width: int = 96,
+        heads: Sequence[int] = (3, 6, 12, 24),
+        window: int = 4,
+        stochastic_depth: float = 0.1,
+        unit: int = UNIT,
     ):
         super().__init__()
+        self.unit = unit
         rates = torch.linspace(0, stochastic_depth, 2 * len(heads)).view(-1, 2).tolist()
 
         def stage(level: int) -> nn.Sequential:
@@ -148,11 +154,11 @@ class SwinMAE(nn.Module):
 
     def random_mask(self, x: Tensor) -> Tensor:
         """Which tokens are hidden, bool (b, h, w): three of four units, image by image."""
-        units = x.shape[-1] // UNIT
+        units = x.shape[-1] // self.unit
         noise, masks = torch.rand(len(x), units**2, device=x.device), []
         for row in noise.cpu().numpy():
             hidden = (row.argsort() % GROUPS != 0).reshape(units, units)
-            masks.append(hidden.repeat(UNIT // PATCH, 0).repeat(UNIT // PATCH, 1))
+            masks.append(hidden.repeat(self.unit // PATCH, 0).repeat(self.unit // PATCH, 1))
         return torch.stack([torch.from_numpy(mask) for mask in masks]).to(x.device)
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
@@ -203,7 +209,7 @@ def like(model: nn.Module) -> SwinMAE:
     """A network with the sizes and the weights of brainuad's."""
     blocks = [part for part in model.encoder.modules() if hasattr(part, "shift")]
     heads = [block.attention.num_heads for block in blocks[::2]]
-    plain = SwinMAE(len(model.mask_token), heads, model.window, blocks[-1].drop.rate)
+    plain = SwinMAE(len(model.mask_token), heads, model.window, blocks[-1].drop.rate, model.unit)
     weights = {name: value for name, value in model.state_dict().items() if name != "positions"}
     plain.load_state_dict(weights)
     return plain.to(model.mask_token.device).train(model.training)

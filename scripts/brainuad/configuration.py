@@ -228,10 +228,10 @@ def check_samples(config: dict) -> None:
         raise ConfigurationError("`samples.positions` is empty: slices need at least one position in mm.")
     for name, entry in config["datasets"].items():
         anomalies = (entry["from"] and entry["anomalies"]) or {"size": [0], "grid": None}
-        if max((anomalies["grid"] or anomalies)["size"]) > min(samples["size"]):
+        if max((anomalies["grid"] or anomalies)["size"]) > min(samples["size"][:2]):
             raise ConfigurationError(
                 f"`datasets.{name}.anomalies` are larger than the frame: `size` is in pixels, of which `samples.size` "
-                f"has {min(samples['size'])} along its shortest side."
+                f"has {min(samples['size'][:2])} along its shorter side."
             )
     low, high = (config["preprocessing"]["normalization"][key] for key in ("low", "high"))
     if low >= high:

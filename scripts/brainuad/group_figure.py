@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from brainuad.figures import shown, write
+from brainuad.standard_brain import standard_brain
 
 __all__ = ["Panel", "group_figure"]
 

@@ -38,7 +38,8 @@ def read_published(path: Path) -> pd.DataFrame:
         raise ValueError(f"comparison.published: {path} has a `value` that is no number.")
     cells = table[["model", "dataset", "metric"]]
     for row in cells[cells.duplicated()].itertuples(index=False):
-        raise ValueError(f"comparison.published: {path} has the cell {', '.join(row)} twice: keep one line of it.")
+        cell = ", ".join(map(str, row))
+        raise ValueError(f"comparison.published: {path} has the cell {cell} twice: keep one line of it.")
     return table.fillna({"note": ""})
 
 

@@ -199,7 +199,8 @@ def group_rows(table: pd.DataFrame, references: dict[str, str], resamples: int =
 
     A subject of whom nothing has a value is left out, and a model of which a seed lacks one that others have: what is
     left of it is not its mean. Groups that are not the reference of their dataset are in the grouping ``group`` alone.
-    Subjects of a dataset stay in their order and are drawn by its name, so that its intervals are those of the tables.
+    Subjects of a dataset stay in their order and are drawn by its name, so that its intervals are those of the tables
+    where all are healthy.
     """
     table = table[table.groupby(["dataset", "subject"])[FALSE_POSITIVES].transform("count") > 0]
     healthy = table["dataset"].map(references).isna() | table["group"].eq(table["dataset"].map(references))
