@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from brainuad.models import create
 
-BATCH, SIDE, LR, ROUNDS = 4, 128, 5e-4, 5
+BATCH, SIDE, LR, ROUNDS = 8, 128, 5e-4, 5
 PEER = "MONAI `VQVAE` and `Adam`"
 
 
