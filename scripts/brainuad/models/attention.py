@@ -27,6 +27,6 @@ def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         The same shape.
     """
-    channels = q.shape[-1]
-    wide = [F.pad(part, (0, room(channels, q.device))) for part in (q, k, v)]
+    channels, zeros = q.shape[-1], room(q.shape[-1], q.device)
+    wide = [F.pad(part, (0, zeros)) if zeros else part for part in (q, k, v)]
     return F.scaled_dot_product_attention(*wide, is_causal=True, scale=channels**-0.5)[..., :channels]
