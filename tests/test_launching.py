@@ -1012,3 +1012,10 @@ def test_no_job_gets_fewer_gpus_than_it_needs_without_a_word():
             check_gpus(needed, allowed)
     with pytest.raises(ConfigurationError, match="a job of rule score needs"):
         check_gpus({"train": 0, "score": 1}, 0)
+
+
+def test_processes_meet_where_no_connection_takes_the_port():
+    """Linux gives connections ports from 32,768 on; those of submitit go up to 60,000, one for each job."""
+    ports = [jobs.below_connections(port) for port in range(20_000, 60_001)]
+    assert (min(ports), max(ports)) == (20_000, 31_999)
+    assert len(set(ports)) == 12_000

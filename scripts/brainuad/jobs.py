@@ -115,9 +115,17 @@ def lost_others(error: Exception) -> bool:
 def join_others(nodes: int) -> None:
     """Put this process's place among those of its job, and where to meet them, into the environment."""
     # All GPUs of the node stay visible, under the names that Slurm gave them: this process takes the one of its number.
-    submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    place = submitit.helpers.TorchDistributedEnvironment()
+    if "MASTER_PORT" not in os.environ:
+        place.master_port = below_connections(place.master_port)
+    place.export(set_cuda_visible_devices=False, overwrite=True)
     if nodes == 1:
         os.environ["MASTER_ADDR"] = "127.0.0.1"  # a node need not know its own name
+
+
+def below_connections(port: int) -> int:
+    """A port in place of submitit's (20,000 to 60,000) below 32,768, from where on any connection may have taken it."""
+    return 20_000 + port % 12_000
 
 
 class Slurm:
