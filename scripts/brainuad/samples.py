@@ -71,9 +71,11 @@ def cut_lesions(mask: np.ndarray, settings: dict, position: float, affine: np.nd
     """The lesions of a volume (0 or 1) in one sample, bool: in a volume each keeps its volume, in a slice its area.
 
     The mask is interpolated linearly at points no further apart than its voxels, and averaged within each pixel.
+    Arguments as of :func:`frame_coordinates`.
     """
-    axes, factor = len(settings["size"]), math.ceil(settings["spacing"] / nib.affines.voxel_sizes(affine).min() - 0.05)
-    steps = settings["spacing"] * ((np.arange(max(factor, 1)) + 0.5) / max(factor, 1) - 0.5)
+    axes, voxel = len(settings["size"]), nib.affines.voxel_sizes(affine).min()
+    count = max(1, math.ceil(settings["spacing"] / voxel - 0.05))
+    steps = settings["spacing"] * ((np.arange(count) + 0.5) / count - 0.5)  # mm from the middle of a pixel
     shares = np.zeros(settings["size"], np.float32)
     for step in product(steps, repeat=axes):
         moved = {**settings, "centre": np.add(settings["centre"][:axes], step)}

@@ -40,7 +40,8 @@ def significance(
             of images (a subject of many sessions counts once, as in the test), its interval, the p-value of a paired
             permutation test and the same after Holm's correction for all pairs of models of that number; ``reason``
             says why an interval is empty.
-        ranks: TSV to write, columns ``RANK_COLUMNS``: mean rank over the subjects, 1 the best, and its interval.
+        ranks: TSV to write, columns ``RANK_COLUMNS``: mean rank over the subjects, 1 the best, and its
+            interval, or the ``reason`` why there is none.
         figure: PNG of the ranks to write.
         settings: ``models`` (name to ``label`` and ``floor``, in order), ``resamples`` and ``simulated``.
     """
