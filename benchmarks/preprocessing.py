@@ -29,7 +29,7 @@ SETTINGS = {
     "resolution": 1.0,
     "brain_extraction": {"method": "template", "command": None},
     "registration": {"transform": "affine", "spacing": 3.0},
-    "bias_correction": {"spacing": 8.0, "iterations": [20, 20, 20], "tolerance": 1e-4},
+    "bias_correction": {"spacing": 8.0, "iterations": [30, 30, 30], "tolerance": 1e-4},
     "normalization": {"low": 1.0, "high": 99.0},
     "seed": 7,
 }

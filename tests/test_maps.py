@@ -41,7 +41,7 @@ SPLITS |= {name: "test" for name in SITES}
 PREPROCESSING = {
     "resolution": 4.0,
     "brain_extraction": {"method": "template", "command": None},
-    "bias_correction": {"spacing": 8.0, "iterations": [20, 20, 20], "tolerance": 1e-4},
+    "bias_correction": {"spacing": 8.0, "iterations": [30, 30, 30], "tolerance": 1e-4},
     "registration": {"transform": "affine", "spacing": 4.0},
     "normalization": {"low": 1.0, "high": 99.0},
     "seed": 7,

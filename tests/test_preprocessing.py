@@ -27,7 +27,7 @@ SETTINGS = {
     "resolution": 4.0,
     "scans_per_job": 16,
     "brain_extraction": {"method": "template", "command": None},
-    "bias_correction": {"spacing": 8.0, "iterations": [20, 20, 20], "tolerance": 1e-4},
+    "bias_correction": {"spacing": 8.0, "iterations": [30, 30, 30], "tolerance": 1e-4},
     "registration": {"transform": "affine", "spacing": 4.0},
     "normalization": {"low": 1.0, "high": 99.0},
     "seed": 7,

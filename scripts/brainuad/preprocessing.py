@@ -23,7 +23,7 @@ from brainuad.reading import digest, doubts, read_lesion, read_scan
 
 __all__ = ["preprocess"]
 
-VERSION = 5  # raise it when the same scan and settings give other results: finished scans are then done again
+VERSION = 6  # raise it when the same scan and settings give other results: finished scans are then done again
 ALIGNMENT = 4.0  # mm: voxels of the correlation with the template, whose average brain has no finer folds
 IMAGES = ("t1w.nii.gz", "mask.nii.gz")
 LESION = "lesion.nii.gz"

@@ -213,12 +213,13 @@ def correct_bias(
     image: ants.ANTsImage,
     mask: ants.ANTsImage,
     spacing: float = 8.0,
-    iterations: Sequence[int] = (20, 20, 20),
+    iterations: Sequence[int] = (30, 30, 30),
     tolerance: float = 1e-4,
 ) -> ants.ANTsImage:
     """The image divided by its bias field, whose mean inside the mask is 1 (N4, Tustison 2010).
 
-    The field is smooth: it is estimated inside the mask on a copy of `spacing` mm, cropped to the mask, and enlarged.
+    The field is smooth: it is estimated inside the mask on one voxel in `spacing` mm, cropped to the mask, and enlarged.
+    Not on means over blocks: they mix tissues, and blur the peaks of the histogram that N4 sharpens.
     Voxels outside the bounding box of the mask stay as they are. The image must not be negative.
 
     Args:
@@ -227,20 +228,25 @@ def correct_bias(
     """
     array, inside = image.numpy(), mask.numpy() > 0
     box = tuple(slice(where.min(), where.max() + 1) for where in np.nonzero(inside))
-    brain = ants.from_numpy(array[box], spacing=image.spacing)
-    factors = _factors(brain, spacing)
-    small = shrink(brain, factors)
+    shape, factors = array[box].shape, _factors(image, spacing)
+    middles = np.ix_(*(_middles(size, factor) for size, factor in zip(shape, factors, strict=True)))
+    few = ants.from_numpy(array[box][middles], spacing=(np.asarray(image.spacing) * factors).tolist())
     field = ants.n4_bias_field_correction(
-        small,
-        mask=like(shrink(like(inside[box], brain), factors).numpy() > 0.5, small),
+        few,
+        mask=like(inside[box][middles], few),
         shrink_factor=1,
         convergence={"iters": list(iterations), "tol": tolerance},
         return_bias_field=True,
     )
-    field = np.exp(enlarge(np.log(field.numpy()), factors, brain.shape, order=3))
+    field = np.exp(enlarge(np.log(field.numpy()), factors, shape, order=3))
     field /= field[inside[box]].mean()
     array[box] /= field
     return like(array, image)
+
+
+def _middles(size: int, factor: int) -> np.ndarray:
+    """The voxel nearest to the middle of each block of `factor`, also of the incomplete one at the end."""
+    return np.minimum(np.arange(0, size, factor) + factor // 2, size - 1)
 
 
 def register(
