@@ -218,9 +218,9 @@ def correct_bias(
 ) -> ants.ANTsImage:
     """The image divided by its bias field, whose mean inside the mask is 1 (N4, Tustison 2010).
 
-    The field is smooth: it is estimated inside the mask on one voxel in `spacing` mm, cropped to the mask, and enlarged.
-    Not on means over blocks: they mix tissues, and blur the peaks of the histogram that N4 sharpens.
-    Voxels outside the bounding box of the mask stay as they are. The image must not be negative.
+    The field is smooth: it is estimated inside the mask on one voxel in `spacing` mm, cropped to the mask, and
+    enlarged. Not on means over blocks: they mix tissues, and blur the peaks of the histogram that N4 sharpens. Voxels
+    outside the bounding box of the mask stay as they are. The image must not be negative.
 
     Args:
         iterations: the most iterations on each level of the B-spline.
