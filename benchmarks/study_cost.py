@@ -23,7 +23,7 @@ import yaml
 from planning import plan, write_study
 from preprocessing import SITE, cohort
 from side_by_side import ROOT, figure
-from torch.utils.flop_counter import FlopCounterMode
+from steps import operations
 
 from brainuad import volumes
 from brainuad.configuration import check
@@ -75,18 +75,11 @@ def backward(loss: torch.Tensor, **options) -> None:
     loss.backward(**options)
 
 
-def operations(work: Callable[[], object]) -> float:
-    """Floating-point operations of a call on ``BATCH`` images, a single image's part."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops() / BATCH
-
-
 def training(entry: dict, entries: dict, size: tuple[int, ...]) -> float:
     """Operations of one training step, an image's part."""
     model, images = built(entry, entries, size).train(), torch.rand(BATCH, 1, *size)
     optimizers = model.optimizers(1e-4)
-    return operations(lambda: model.step(images, optimizers, partial(backward)))
+    return operations(lambda: model.step(images, optimizers, partial(backward))) / BATCH
 
 
 def built(entry: dict, entries: dict, size: tuple[int, ...]) -> Detector:
@@ -99,7 +92,7 @@ def scoring(model: Detector) -> tuple[float, float]:
     """Seconds of a processor and operations that scoring an image takes."""
     distance, images = PerceptualDistance(TRUNK, 2.0), torch.rand(BATCH, 1, *model.size)
     work = partial(components, model.eval(), distance, images)
-    return operations(work), took(work) / BATCH
+    return operations(work) / BATCH, took(work) / BATCH
 
 
 def scan(samples: dict) -> tuple[float, int, float]:

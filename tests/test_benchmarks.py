@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import side_by_side
 import simulated
+import torch
 from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
 
+from brainuad.models.attention import causal
 from brainuad.models.dae import DenoisingAE
 from conftest import ROOT
 
@@ -112,6 +115,29 @@ def test_work_of_training_and_scoring_is_counted():
     small, large = (study_cost.training(entry, {}, size) for size in ((32, 32), (32, 64)))
     assert large == pytest.approx(2 * small, rel=0.1)
     assert all(value > 0 for value in study_cost.scoring(study_cost.built(entry, {}, (32, 32))))
+
+
+def test_attention_is_counted_on_a_processor_without_what_fills_up_its_heads():
+    operations = importlib.import_module("steps").operations
+    batch, count, length = 2, 3, 32
+    for channels in (8, 16, 24):  # the first and the last are filled up
+        q, k, v = (torch.rand(batch, count, length, channels, requires_grad=True) for _ in range(3))
+        forward = 4 * batch * count * length**2 * channels
+        assert operations(lambda: causal(q, k, v)) == forward  # noqa: B023
+        assert operations(lambda: causal(q, k, v).sum().backward()) == 3.5 * forward  # noqa: B023
+        assert operations(lambda: F.scaled_dot_product_attention(q, k, v)) == forward  # noqa: B023
+
+
+def test_the_work_of_a_transformer_grows_with_the_square_of_its_codes():
+    study_cost = importlib.import_module("study_cost")
+    entries = {
+        "vqvae": {"class": "vqvae.VQVAE", "params": {"channels": [8, 8], "residual_units": 1}, "requires": None},
+        "prior": {"class": "vqvae_transformer.VQVAETransformer", "params": PRIOR, "requires": "vqvae"},
+    }
+    # Of one layer's attention back and forth: 14 n² channels; all else grows with n.
+    one, two, four = (study_cost.training(entries["prior"], entries, (64, side)) for side in (64, 128, 256))
+    attention = PRIOR["depth"] * 14 * PRIOR["width"] * 256**2  # n = 256 codes of the first
+    assert (four - two) - 2 * (two - one) == pytest.approx(attention * (12 - 2 * 3), rel=1e-3)
 
 
 def test_evaluation_of_more_images_takes_more():
