@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from planning import plan, write_study
@@ -27,10 +28,14 @@ from steps import operations
 
 from brainuad import volumes
 from brainuad.configuration import check
+from brainuad.intake import intake
+from brainuad.manifest import read_datasets
 from brainuad.metrics import metrics
 from brainuad.models import Detector, create
 from brainuad.perceptual import PerceptualDistance
 from brainuad.phantom import Site, simulate
+from brainuad.quality import quality
+from brainuad.quality_page import quality_page
 from brainuad.sample_set import SampleWriter
 from brainuad.samples import cut
 from brainuad.scoring import components
@@ -45,6 +50,7 @@ START = 2.0  # seconds of a processor taken for a job of which nothing was measu
 OPTIMIZER = 2  # values that Adam keeps of each weight, in a checkpoint
 MAPS = 2.2e6  # bytes of the maps, pictures and page of a scan by one model, as counted in the demonstration
 SCANS_PER_JOB = 16
+COPIES = (50, 150)  # scans of which quality control is measured: of both as many are drawn
 STAGES = {  # and the rules whose jobs they are
     "scans": ("preprocess",),
     "quality control": ("quality", "intake"),
@@ -95,15 +101,41 @@ def scoring(model: Detector) -> tuple[float, float]:
     return operations(work) / BATCH, took(work) / BATCH
 
 
-def scan(samples: dict) -> tuple[float, int, float]:
-    """Seconds of a processor for a scan of 1 mm and bytes that it leaves, and seconds that cutting it takes."""
+def scan(config: dict, copies: tuple[int, int] = COPIES) -> tuple[float, int, float, list[float]]:
+    """Seconds of a processor for a scan of 1 mm and bytes that it leaves, seconds that cutting it takes, and those that
+    quality control of so many takes.
+    """
+    samples = config["samples"]
     volumes.template(1.0)  # a job loads it once
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         nibabel.save(simulate("cost", Site(**SITE), 0).t1w, folder / "0.nii.gz")
         seconds = took(lambda: cohort((folder, 0)))
         size = sum(path.stat().st_size for path in (folder / "out0").rglob("*") if path.is_file())
-        return seconds, size, took(lambda: list(cut(folder / "out0/sub-0", samples, samples["positions"])))
+        cutting = took(lambda: list(cut(folder / "out0/sub-0", samples, samples["positions"])))
+        return seconds, size, cutting, [quality_control(folder / "out0", scans, config) for scans in copies]
+
+
+def quality_control(done: Path, scans: int, config: dict) -> float:
+    """Seconds of a processor that rules ``quality`` and ``intake`` take, once begun, for so many copies of a scan."""
+    datasets = {"cost": config["datasets"]["hcp"] | {"manifest": None, "phantom": {"subjects": scans}}}
+    names = read_datasets(datasets)["cost"][["scan", "subject"]]
+    table = pd.read_csv(done.with_suffix(".tsv"), sep="\t", dtype=str, keep_default_na=False)
+    table = table.loc[[0] * scans].reset_index(drop=True).assign(**names, voxels=names["scan"])
+    settings = {**config["quality"], "simulated": True, "heights": config["samples"]["positions"]}
+    with tempfile.TemporaryDirectory() as name:
+        files = ("chunk.tsv", "cost.tsv", "montage.png", "page.html", "intake.tsv")
+        chunk, out, montage, page, count = (Path(name) / file for file in files)
+        table.to_csv(chunk, sep="\t", index=False)
+        for label in table["scan"]:
+            (chunk.parent / label).symlink_to(done / "sub-0")
+
+        def work() -> None:
+            judged = quality([chunk], out, montage, "cost", settings, {})
+            quality_page(judged, page, montage, "cost", settings)
+            intake([out], [], count, datasets, config["seed"])
+
+        return took(work)
 
 
 def write_scored(folder: Path, images: int, size: tuple[int, ...]) -> None:
@@ -202,12 +234,14 @@ def write_stages(config: dict, images: dict[str, int], totals: dict[str, float],
     size, runs = tuple(config["samples"]["size"]), len(config["training"]["seeds"]) * len(config["models"])
     pixels = size[0] * size[1]
     count = {stage: sum(jobs.get(rule, 0) for rule in rules) for stage, rules in STAGES.items()}
-    seconds, left, cutting = scan(config["samples"])
+    seconds, left, cutting, (less, more) = scan(config)
     putting = anomalies(50, size, config["datasets"]["hcp_synthetic"]["anomalies"])
     options = config["comparison"]["resamples"], config["samples"]["spacing"]
     few, many = (evaluation(number, size, *options) for number in (50, 200))
     wide = evaluation(200, (size[0], 2 * size[1]), *options)
     each = (many - few) / 150
+    look = (more - less) / (COPIES[1] - COPIES[0])
+    control = SCANS * look, jobs["quality"] * (less - COPIES[0] * look) + count["quality control"] * START
     samples = SCANS * cutting + images["made"] * putting, START * count["samples"]
     measured = runs * images["measured"] * each, count["metrics"] * (few - 50 * each + START)
     rest = jobs["total"] - sum(count.values())
@@ -216,7 +250,7 @@ def write_stages(config: dict, images: dict[str, int], totals: dict[str, float],
     line("stage", "jobs", "CPU-hours", "V100-hours, 32 or 16 bit", "disk, GB")
     line("---", *["---:"] * 4)
     line("scans", count["scans"], SCANS * seconds / 3600, "", SCANS * left / 1e9)
-    line("quality control", count["quality control"], "not measured", "", "")
+    line("quality control", count["quality control"], sum(control) / 3600, "", "")
     line("samples", count["samples"], sum(samples) / 3600, "", of_samples / 1e9)
     line("training", count["training"], "", either(totals["training"]), totals["bytes"] / 1e9)
     line("... checkpoints, if all train at once", "", "", "", (1 + OPTIMIZER) * totals["bytes"] / 1e9)
@@ -224,15 +258,17 @@ def write_stages(config: dict, images: dict[str, int], totals: dict[str, float],
     line("metrics", count["metrics"], sum(measured) / 3600, "", "")
     line("all other jobs", rest, rest * START / 3600, "", "")
     print(f"\nCPU seconds: a scan {figure(seconds)}, cutting it {figure(cutting)}, an anomaly {figure(putting)};")
+    print(f"quality control of {COPIES[0]} scans {figure(less)}, of {COPIES[1]} {figure(more)};")
     print(f"metrics of 50 images {figure(few)}, of 200 {figure(many)}, of 200 with twice the pixels {figure(wide)}.\n")
-    line("what doubles", "jobs", "scans", "samples", "training", "scoring", "metrics", "disk of samples and scores")
-    line("---", *["---:"] * 7)
-    more = [figure((2 * one + other) / (one + other)) for one, other in (samples, measured)]
+    stages = ("jobs", "scans", "quality control", "samples", "training", "scoring", "metrics")
+    line("what doubles", *stages, "disk of samples and scores")
+    line("---", *["---:"] * 8)
+    ratios = [figure((2 * one + other) / (one + other)) for one, other in (control, samples, measured)]
     doubled = planned(2 * SCANS)["total"] / jobs["total"]
-    line("scans", doubled, "2", more[0], "2", "2", more[1], "2")
-    line("slices a scan", "1", "1", f"1 to {more[0]}", "2", "2", more[1], "2")
+    line("scans", doubled, "2", ratios[0], ratios[1], "2", "2", ratios[2], "2")
+    line("slices a scan", "1", "1", "about 1", f"1 to {ratios[1]}", "2", "2", ratios[2], "2")
     wider = f"{figure(totals['least'])} to {figure(totals['most'])}"
-    line("pixels", "1", "1", "about 1", wider, wider, wide / many, "2")
+    line("pixels", "1", "1", "1", "about 1", wider, wider, wide / many, "2")
 
 
 def main() -> None:
