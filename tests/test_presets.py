@@ -1,5 +1,6 @@
-"""The paper's study and the preset laid over it, down to the networks that they build."""
+"""The paper's study, the presets laid over it and its twin on simulated scans, down to the networks that they build."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 from snakemake.utils import update_config
 
 from brainuad.configuration import check
+from brainuad.manifest import read_datasets, splits
 from brainuad.models import create
 from conftest import ROOT
 
@@ -16,6 +18,7 @@ PRESETS = sorted((ROOT / "config/presets").glob("*.yaml"))
 OFFICIAL, DIFFUSION = (ROOT / "config/presets" / f"{name}.yaml" for name in ("official", "diffusion"))
 SCHEMA = ROOT / "config/schema/config.schema.yaml"
 PAPER = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+SIMULATED = ROOT / "simulated/config/config.yaml"
 
 
 def study(preset=None):
@@ -110,3 +113,35 @@ def test_the_commands_in_the_preset_plan_the_study(preset, tmp_path):
     assert "train" in done.stdout
     assert (tmp_path / "official").is_dir() == (preset == OFFICIAL)
     assert ("results/train/diffusion/1/model.safetensors" in done.stdout) == (preset == DIFFUSION)
+
+
+def test_the_simulated_study_is_the_papers_but_for_its_scans():
+    config, paper = check(yaml.safe_load(SIMULATED.read_text()), SCHEMA), study()
+    assert {key for key in config if config[key] != paper[key]} == {
+        *("study", "simulated", "seed", "datasets", "training", "models", "comparison")
+    }
+    assert config["training"] == {**paper["training"], "datasets": ["simulated"], "seeds": [1]}
+    assert config["comparison"] == {**paper["comparison"], "published": None}
+    assert config["models"] == {name: entry for name, entry in paper["models"].items() if name != "dae"}
+    assert config["datasets"]["simulated_synthetic"]["anomalies"] == paper["datasets"]["hcp_synthetic"]["anomalies"]
+
+
+def test_as_many_simulated_subjects_are_learnt_from_and_tested_as_in_the_paper():
+    config = check(yaml.safe_load(SIMULATED.read_text()), SCHEMA)
+    (scans,) = read_datasets(config["datasets"]).values()
+    drawn = splits(scans, config["datasets"]["simulated"]["split"], config["seed"])
+    assert {name: drawn.count(name) for name in set(drawn)} == {"train": 1002, "validation": 56, "test": 111}
+
+
+@pytest.mark.workflow
+def test_the_simulated_study_can_be_planned(tmp_path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").symlink_to(SIMULATED)
+    command = [Path(sys.executable).parent / "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path]
+    command += ["-n", "--quiet", "rules", "--cores", "8", "--resources", "gpu=1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.M))
+    assert jobs["phantom"] == jobs["preprocess"] == "74"  # of 16 scans and a last one of one
+    assert jobs["train"] == "11"
+    assert jobs["score"] == jobs["metrics"] == "22"
