@@ -11,6 +11,7 @@ import pytest
 import side_by_side
 import simulated
 import torch
+import yaml
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
@@ -138,6 +139,16 @@ def test_the_work_of_a_transformer_grows_with_the_square_of_its_codes():
     one, two, four = (study_cost.training(entries["prior"], entries, (64, side)) for side in (64, 128, 256))
     attention = PRIOR["depth"] * 14 * PRIOR["width"] * 256**2  # n = 256 codes of the first
     assert (four - two) - 2 * (two - one) == pytest.approx(attention * (12 - 2 * 3), rel=1e-3)
+
+
+def test_a_scan_and_its_quality_control_are_measured(monkeypatch):
+    study_cost = importlib.import_module("study_cost")
+    monkeypatch.setattr(study_cost, "SITE", study_cost.SITE | {"spacing": (4.0, 4.0, 4.0)})
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config = study_cost.check(config, ROOT / "config/schema/config.schema.yaml")
+    seconds, left, cutting, control = study_cost.scan(config, (2, 3))
+    assert len(control) == 2
+    assert all(value > 0 for value in (seconds, left, cutting, *control))
 
 
 def test_evaluation_of_more_images_takes_more():

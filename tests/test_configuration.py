@@ -58,7 +58,7 @@ def test_every_key_is_explained_and_used(key):
     assert any(used.search(path.read_text()) for path in sources), f"nothing uses {key}"
 
 
-@pytest.mark.parametrize("study", ["config", "demo/config"])
+@pytest.mark.parametrize("study", ["config", "demo/config", "simulated/config"])
 def test_the_studies_of_the_repository_are_valid(study):
     filled = check(yaml.safe_load((ROOT / study / "config.yaml").read_text()), SCHEMA)
     assert filled["preprocessing"]["bias_correction"]["spacing"] == 8.0
