@@ -145,3 +145,4 @@ def test_the_simulated_study_can_be_planned(tmp_path):
     assert jobs["phantom"] == jobs["preprocess"] == "74"  # of 16 scans and a last one of one
     assert jobs["train"] == "11"
     assert jobs["score"] == jobs["metrics"] == "22"
+    assert f"\n- {jobs['total']} jobs" in (ROOT / "docs/benchmarks.md").read_text()
