@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import torch
 from peers.rae import Naive
-from side_by_side import Row, alternate, main, ratio
-from steps import Training, equal_losses, noise, use_of_machine
+from side_by_side import Row, main, ratio
+from steps import Training, alternate_steps, noise, use_of_machine
 
 from brainuad.models import create
 
@@ -28,9 +28,9 @@ def measure(batch: int = BATCH, side: int = SIDE, rounds: int = ROUNDS, params: 
     def peer() -> tuple[float, float]:
         return naive.step(training.x)
 
-    same = equal_losses(training, ["encoder", "decoder"], peer, PEER, steps=2)
-    lighter.step()
-    theirs, own, light = alternate(peer, training.step, lighter.step, rounds=rounds, warm=0)
+    names = ["encoder", "decoder"]
+    seconds, same = alternate_steps(training, names, peer, lighter.step, against=PEER, rounds=rounds, updates=2)
+    own, theirs, light = seconds
     goal = f"RAE, training step, {batch} images of {side} × {side}"
     yield ratio(goal, PEER, 1.25, theirs, own, "a batch of the study has 8")
     yield same

@@ -86,6 +86,8 @@ def alternate(*works: Callable[[], object], rounds: int = 5, warm: int = 1) -> l
         warm: rounds before these that do not.
     """
     seconds = [[] for _ in works]
+    gc.collect()
+    gc.freeze()  # what the packages hold is looked through once, not before each work, which may take less than that
     for number in range(-warm, rounds):
         for kept, work in zip(seconds, works, strict=True):
             gc.collect()
@@ -94,6 +96,7 @@ def alternate(*works: Callable[[], object], rounds: int = 5, warm: int = 1) -> l
             finish()
             if number >= 0:
                 kept.append(time.perf_counter() - began)
+    gc.unfreeze()
     return seconds
 
 

@@ -97,26 +97,44 @@ def noise(count: int, side: int) -> np.ndarray:
     return ((images - images.min()) / np.ptp(images)).astype(np.float32)
 
 
-def equal_losses(
-    training: Training, names: Sequence[str], peer: Callable[[], Sequence[float | Tensor]], against: str, steps: int = 3
-) -> Row:
-    """The row of how far the losses of the first steps lie apart, both beginning with the same weights.
+def alternate_steps(
+    training: Training,
+    names: Sequence[str],
+    peer: Callable[[], Sequence[float | Tensor]],
+    *others: Callable[[], object],
+    against: str,
+    rounds: int,
+    warm: int = 1,
+    updates: int = 3,
+) -> tuple[list[list[float]], Row]:
+    """Steps in turns, and how far apart the losses of the first of them lie.
 
     Args:
-        training: ours.
+        training: ours, with the weights that the peer begins with, too.
         names: of its terms.
         peer: one update; returns the same terms.
-        against: its name.
-        steps: how many updates.
+        others: steps that are timed as well.
+        against: the peer's name.
+        rounds: that count.
+        warm: rounds before these whose seconds do not.
+        updates: how many are compared, those of the first rounds.
+
+    Returns:
+        Seconds by round of ours, of the peer and of the others, and the row of the losses.
     """
-    greatest = 0.0
-    for _ in range(steps):
-        own = training.losses(*names)
+    own, theirs = [], []
+
+    def step() -> None:
+        own.append(training.losses(*names))
+
+    def peer_step() -> None:
         training.seed()
-        theirs = [float(loss) for loss in peer()]
-        greatest = max(greatest, *(abs(a - b) / abs(b) for a, b in zip(own, theirs, strict=True)))
-    goal = f"... greatest difference of the losses of {steps} updates, as a share"
-    return Row(goal, against, 1e-5, greatest, unit="", at_least=False)
+        theirs.append([float(loss) for loss in peer()])
+
+    seconds = alternate(step, peer_step, *others, rounds=rounds, warm=warm)
+    pairs = [(a, b) for kept in zip(own[:updates], theirs[:updates], strict=True) for a, b in zip(*kept, strict=True)]
+    goal = f"... greatest difference of the losses of {len(own[:updates])} updates, as a share"
+    return seconds, Row(goal, against, 1e-5, max(abs(a - b) / abs(b) for a, b in pairs), unit="", at_least=False)
 
 
 def use_of_machine(ours: Callable[[], object], peer: Callable[[], object], seconds: Sequence[float]) -> Iterator[Row]:

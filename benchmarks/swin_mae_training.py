@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import torch
 from peers.swin_mae import like
-from side_by_side import Row, alternate, main, ratio
-from steps import Training, equal_losses, noise, use_of_machine
+from side_by_side import Row, main, ratio
+from steps import Training, alternate_steps, noise, use_of_machine
 from torch import Tensor
 
 from brainuad.models import create
@@ -30,9 +30,8 @@ def measure(batch: int = BATCH, side: int = SIDE, rounds: int = ROUNDS, params: 
         optimizer.step()
         return (loss.detach(),)
 
-    same = equal_losses(training, ["loss"], peer, PEER)
     goal = f"Swin MAE, training step, {batch} images of {side} × {side}"
-    theirs, own = alternate(peer, training.step, rounds=rounds)
+    (own, theirs), same = alternate_steps(training, ["loss"], peer, against=PEER, rounds=rounds)
     yield ratio(goal, PEER, 1.05, theirs, own, "a batch of the study has 32")
     yield same
     yield from use_of_machine(training.step, peer, own)

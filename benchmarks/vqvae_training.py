@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import torch
 from monai.networks.nets import VQVAE
-from side_by_side import Row, alternate, main, ratio
-from steps import Training, equal_losses, noise, use_of_machine
+from side_by_side import Row, main, ratio
+from steps import Training, alternate_steps, noise, use_of_machine
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -49,9 +49,8 @@ def measure(batch: int = BATCH, side: int = SIDE, channels: int = 256, rounds: i
         optimizer.step()
         return (loss.detach(),)
 
-    same = equal_losses(training, ["loss"], peer, PEER)
     goal = f"VQ-VAE, training step, {batch} images of {side} × {side}"
-    theirs, own = alternate(peer, training.step, rounds=rounds, warm=0)
+    (own, theirs), same = alternate_steps(training, ["loss"], peer, against=PEER, rounds=rounds)
     yield ratio(goal, PEER, 1.1, theirs, own, "a batch of the study has 32")
     yield same
     yield from use_of_machine(training.step, peer, own)
