@@ -29,12 +29,13 @@ def measure(batch: int = BATCH, side: int = SIDE, rounds: int = ROUNDS, params: 
         return naive.step(training.x)
 
     names = ["encoder", "decoder"]
-    seconds, same = alternate_steps(training, names, peer, lighter.step, against=PEER, rounds=rounds, updates=2)
-    own, theirs, light = seconds
+    (own, theirs, light), same, operations = alternate_steps(
+        training, names, peer, lighter.step, against=PEER, rounds=rounds, updates=2
+    )
     goal = f"RAE, training step, {batch} images of {side} × {side}"
     yield ratio(goal, PEER, 1.25, theirs, own, "a batch of the study has 8")
     yield same
-    yield from use_of_machine(training.step, peer, own)
+    yield from use_of_machine(operations, training.step, peer, own)
     yield ratio(f"{goal}, without the term weighted 1e-8", PEER, 1.5, theirs, light)
 
 

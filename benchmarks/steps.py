@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -97,6 +98,14 @@ def noise(count: int, side: int) -> np.ndarray:
     return ((images - images.min()) / np.ptp(images)).astype(np.float32)
 
 
+class Steps(NamedTuple):
+    """What was found of steps in turns: seconds of each by round, the row of losses, and operations of one of ours."""
+
+    seconds: list[list[float]]
+    same: Row
+    operations: int
+
+
 def alternate_steps(
     training: Training,
     names: Sequence[str],
@@ -104,10 +113,11 @@ def alternate_steps(
     *others: Callable[[], object],
     against: str,
     rounds: int,
-    warm: int = 1,
     updates: int = 3,
-) -> tuple[list[list[float]], Row]:
-    """Steps in turns, and how far apart the losses of the first of them lie.
+) -> Steps:
+    """Seconds of steps of ours, of the peer and of others, and how far apart the losses of the first ones lie.
+
+    The first step of ours and of the peer is not timed: operations are counted in it.
 
     Args:
         training: ours, with the weights that the peer begins with, too.
@@ -115,12 +125,8 @@ def alternate_steps(
         peer: one update; returns the same terms.
         others: steps that are timed as well.
         against: the peer's name.
-        rounds: that count.
-        warm: rounds before these whose seconds do not.
-        updates: how many are compared, those of the first rounds.
-
-    Returns:
-        Seconds by round of ours, of the peer and of the others, and the row of the losses.
+        rounds: how often each is timed.
+        updates: how many are compared.
     """
     own, theirs = [], []
 
@@ -131,21 +137,27 @@ def alternate_steps(
         training.seed()
         theirs.append([float(loss) for loss in peer()])
 
-    seconds = alternate(step, peer_step, *others, rounds=rounds, warm=warm)
+    counted = operations(step)
+    peer_step()
+    seconds = alternate(step, peer_step, *others, rounds=rounds, warm=0)
     pairs = [(a, b) for kept in zip(own[:updates], theirs[:updates], strict=True) for a, b in zip(*kept, strict=True)]
     goal = f"... greatest difference of the losses of {len(own[:updates])} updates, as a share"
-    return seconds, Row(goal, against, 1e-5, max(abs(a - b) / abs(b) for a, b in pairs), unit="", at_least=False)
+    same = Row(goal, against, 1e-5, max(abs(a - b) / abs(b) for a, b in pairs), unit="", at_least=False)
+    return Steps(seconds, same, counted)
 
 
-def use_of_machine(ours: Callable[[], object], peer: Callable[[], object], seconds: Sequence[float]) -> Iterator[Row]:
+def use_of_machine(
+    counted: int, ours: Callable[[], object], peer: Callable[[], object], seconds: Sequence[float]
+) -> Iterator[Row]:
     """Rows without a goal: how near a step is to what the machine can do, and, on a GPU, what memory it takes.
 
     Args:
+        counted: operations of a step.
         ours: a step.
         peer: the same by the peer.
         seconds: of ours, by round.
     """
-    billions, fastest = operations(ours) / 1e9, product_rate() / 1e9
+    billions, fastest = counted / 1e9, product_rate() / 1e9
     note = f"{figure(billions)} billion operations; those of products of matrices: {figure(fastest)} a second"
     share = 100 * billions / median(seconds) / fastest
     yield Row("... of the rate of the machine's products of matrices", "", None, share, unit="%", note=note)
@@ -179,9 +191,9 @@ def heads(shapes: Sequence[Sequence[int]], scale: float | None) -> list[tuple[in
 
 
 def product_rate(side: int = 4096) -> float:
-    """Floating-point operations a second of products of square matrices of float32: the best of five."""
+    """Floating-point operations a second of products of square matrices of float32: the best of three."""
     matrix = torch.rand(side, side, device=automatic_device("auto"))
-    return 2 * side**3 / min(alternate(lambda: matrix @ matrix)[0])
+    return 2 * side**3 / min(alternate(lambda: matrix @ matrix, rounds=3, warm=0)[0])
 
 
 def memory(step: Callable[[], object]) -> int:

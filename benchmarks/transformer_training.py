@@ -49,9 +49,9 @@ def measure(
     training = Training(detector, images, LR)
     encoder.to(training.x.device)
     plain, flash = (tutorial(network.to(training.x.device).train(), encoder, training.x) for network in networks)
-    others = (plain, moving.step)  # and no round that does not count, as the plain step takes half a minute
-    seconds, same = alternate_steps(training, ["loss"], flash, *others, against=FLASH, rounds=rounds, warm=0)
-    own, fast, slow, encoding = seconds
+    (own, fast, slow, encoding), same, operations = alternate_steps(
+        training, ["loss"], flash, plain, moving.step, against=FLASH, rounds=rounds
+    )
     goal = f"Transformer, training step, {batch} images of {side // 4} × {side // 4} codes"
     encoded = "{:.3g} × where images are moved at random, so that ours encodes them in each step too"
     for against, theirs, wanted in ((PLAIN, slow, 9), (FLASH, fast, 1.15)):
@@ -59,7 +59,7 @@ def measure(
         note = f"images as they are, encoded once; {encoded.format(share)}"
         yield ratio(goal, against, wanted, theirs, own, note)
     yield same
-    yield from use_of_machine(training.step, flash, own)
+    yield from use_of_machine(operations, training.step, flash, own)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -224,6 +225,27 @@ def test_the_page_names_each_goal_and_counts_them():
     assert text.endswith("Scripts: `a.py`: 1 s; `b.py`: 2 s.")
 
 
+def test_losses_are_those_of_the_first_steps_in_turns():
+    steps = importlib.import_module("steps")
+    a, calls = steps.torch.ones(10, 10), []
+
+    def losses(name):
+        calls.append(name)
+        return (float((a @ a)[0, 0]),)  # 10, by 2,000 operations
+
+    def peer():
+        calls.append("peer")
+        return [steps.torch.tensor(8.0 if len(calls) > 4 else 10.0)]
+
+    training = SimpleNamespace(losses=losses, seed=lambda: calls.append("seed"))
+    seconds, same, operations = steps.alternate_steps(training, ["loss"], peer, against="", rounds=4)
+    assert calls == ["loss", "seed", "peer"] * 5
+    assert [len(kept) for kept in seconds] == [4, 4]  # the first steps are not timed
+    assert operations == 2000
+    assert same.value == pytest.approx(0.25)
+    assert "of 3 updates" in same.goal
+
+
 def test_memory_of_a_step_on_a_gpu(monkeypatch):
     steps = importlib.import_module("steps")
     lying, peaks = 2 * 2**20, {"ours": 5 * 2**20, "theirs": 8 * 2**20}
@@ -236,12 +258,13 @@ def test_memory_of_a_step_on_a_gpu(monkeypatch):
 
     def step(name):
         state.update(peak=peaks[name])
-        return a @ a  # 2,000 operations
+        return a @ a
 
     works = [lambda name=name: step(name) for name in peaks]
-    assert [row.value for row in steps.use_of_machine(*works, [1e-5, 4e-6, 1e-3])] == [pytest.approx(20)]  # no GPU
+    (share,) = steps.use_of_machine(2000, *works, [1e-5, 4e-6, 1e-3])  # no GPU
+    assert share.value == pytest.approx(20)
     monkeypatch.setattr(steps.torch.cuda, "is_available", lambda: True)
-    share, memory = steps.use_of_machine(*works, [1e-5])
+    share, memory = steps.use_of_machine(2000, *works, [1e-5])
     assert share.value == pytest.approx(20)
     assert memory.value == pytest.approx(2)
     assert "3 against 6 MiB" in memory.note
