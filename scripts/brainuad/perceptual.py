@@ -130,7 +130,7 @@ class AlexNetLPIPS(nn.Module):
             if index in (1, 2):
                 features = [F.max_pool2d(feature, 3, stride=2) for feature in features]
             features = [F.relu_(layer(feature)) for feature in features]  # in place: what a layer gives is new
-            a, b = (feature / (feature.square().sum(1, keepdim=True).sqrt() + 1e-10) for feature in features)
+            a, b = (feature / (torch.linalg.vector_norm(feature, dim=1, keepdim=True) + 1e-10) for feature in features)
             difference = F.conv2d((a - b).square(), getattr(self, f"head{index}"))
             total = total + F.interpolate(difference, x.shape[2:], mode="bilinear", align_corners=False)
         return total
