@@ -117,6 +117,15 @@ def test_the_distance_is_that_of_the_package_before_smoothing(size):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("size", [(31, 31), (50, 35), (33, 64)])
+def test_the_first_layer_of_one_channel_is_that_of_three(distance, size):
+    """Also at the border, where the convolution sees zeros beside channels that are shifted."""
+    shift, scale = (torch.tensor(values)[:, None, None] for values in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
+    image = batch(2, 1, *size, seed=9) * 2 - 1
+    expected = distance.distance.layers[0]((image - shift) / scale)
+    torch.testing.assert_close(distance.distance.first_layer(image), expected, rtol=1e-5, atol=3e-5)
+
+
 def test_a_job_that_scores_does_not_wait_for_torchvision():
     code = f"from brainuad.perceptual import PerceptualDistance; PerceptualDistance({str(TRUNK)!r}, 2.0)"
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); {code}; print('torchvision' in sys.modules)"

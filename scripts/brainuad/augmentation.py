@@ -6,6 +6,8 @@ drawn on the CPU, so that a seed means the same images on every device.
 """
 
 import math
+from functools import reduce
+from itertools import repeat
 
 import torch
 from torch import Generator, Tensor
@@ -77,9 +79,8 @@ class RandomAffine:
                 1 + (scales - 1) * moved[:, None, None],
                 shifts * moved[:, None],
             )
-        matrix = torch.eye(axes).repeat(count, 1, 1)
-        for plane, angle in zip(PLANES[axes], angles.unbind(1), strict=True):
-            matrix = rotation_in_plane(plane, angle, axes) @ matrix
+        rotations = map(rotation_in_plane, PLANES[axes], angles.unbind(1), repeat(axes))
+        matrix = reduce(lambda before, after: after @ before, rotations)
         matrix[:, :, 0] *= torch.where(flipped, -1.0, 1.0)[:, None]  # the flip comes first
         return matrix * scales, shifts
 
@@ -91,11 +92,11 @@ class RandomAffine:
 def rotation_in_plane(plane: tuple[int, int], angle: Tensor, axes: int) -> Tensor:
     """Rotations (b, axes, axes) of the first axis of a plane towards the second; angles (b,) in radians."""
     first, second = plane
-    matrix = torch.eye(axes).repeat(len(angle), 1, 1)
-    matrix[:, first, first] = matrix[:, second, second] = angle.cos()
-    matrix[:, second, first] = angle.sin()
-    matrix[:, first, second] = -angle.sin()
-    return matrix
+    zero, one, cosine, sine = torch.zeros_like(angle), torch.ones_like(angle), angle.cos(), angle.sin()
+    entries = [[one if row == column else zero for column in range(axes)] for row in range(axes)]
+    entries[first][first] = entries[second][second] = cosine
+    entries[first][second], entries[second][first] = -sine, sine
+    return torch.stack([entry for row in entries for entry in row], 1).view(-1, axes, axes)
 
 
 def warp(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:

@@ -117,21 +117,32 @@ class AlexNetLPIPS(nn.Module):
         heads = torch.load(package / "weights/v0.1/alex.pth", map_location="cpu", weights_only=True)
         for index in range(len(self.layers)):
             self.register_buffer(f"head{index}", heads[f"lin{index}.model.1.weight"])
-        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
-        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
+        shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+        weight = self.layers[0].weight.double() / scale[:, None, None]
+        self.register_buffer("grey", weight.sum(1, keepdim=True).float())
+        self.register_buffer("grey_shift", (weight * shift[:, None, None]).sum(1, keepdim=True).float())
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Distance (b, 1, h, w) of images (b, 1, h, w) with values in [-1, 1]."""
-        total, features = 0, [(image - self.shift) / self.scale for image in (x, y)]
-        for index, layer in enumerate(self.layers):
+        total, features = 0, (x, y)
+        for index, layer in enumerate((self.first_layer, *self.layers[1:])):
             if index in (1, 2):
                 features = [F.max_pool2d(feature, 3, stride=2) for feature in features]
-            features = [F.relu(layer(feature)) for feature in features]
-            a, b = (feature / (feature.square().sum(1, keepdim=True).sqrt() + 1e-10) for feature in features)
+            features = [F.relu_(layer(feature)) for feature in features]  # in place: what a layer gives is new
+            a, b = (feature / (torch.linalg.vector_norm(feature, dim=1, keepdim=True) + 1e-10) for feature in features)
             difference = F.conv2d((a - b).square(), getattr(self, f"head{index}"))
             total = total + F.interpolate(difference, x.shape[2:], mode="bilinear", align_corners=False)
         return total
+
+    def first_layer(self, image: Tensor) -> Tensor:
+        """The first convolution of three equal channels, each shifted and scaled, from one: a third of the work.
+
+        The sum over channels goes into the weights. What the shifts add is the same for all images, though not for
+        all pixels: those near the border see zeros, which are not shifted.
+        """
+        added = F.conv2d(torch.ones_like(image[:1]), -self.grey_shift, self.layers[0].bias, stride=4, padding=2)
+        return F.conv2d(image, self.grey, stride=4, padding=2).add_(added)
 
 
 def as_slices(image: Tensor) -> Tensor:

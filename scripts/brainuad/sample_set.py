@@ -159,7 +159,7 @@ class Images:
             own = numbers[(numbers >= start) & (numbers < start + len(rows))] - start
             if len(own):
                 parts.append(np.asarray(samples.images[rows[own]], dtype=np.float32))
-        return np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)  # which copies once more
 
     def batches(self, batch_size: int, order: np.ndarray | None = None) -> Iterator[np.ndarray]:
         """All images once, in batches of which the last may be smaller.
