@@ -39,7 +39,6 @@ LATER = {
     "response_surface": AGG,
     "significance": AGG,
     "train": "import brainuad.training, torch._dynamo",
-    "trunk": "import torchvision.models",
 }
 SCANS, USUAL = 4, 16  # of the job that is timed, and of a job of the paper's study
 JOB = """

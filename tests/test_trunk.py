@@ -7,7 +7,7 @@ import torchvision
 from safetensors import safe_open
 
 from brainuad.perceptual import PerceptualDistance
-from brainuad.trunk import SUMS, fetch, published
+from brainuad.trunk import PUBLISHED, SUMS, fetch
 
 NETWORKS = {
     "squeeze": torchvision.models.squeezenet1_1,
@@ -65,8 +65,11 @@ def test_without_internet_the_file_may_be_put_there_by_hand(tmp_path):
 
 
 def test_torchvision_says_where_its_weights_are_and_how_their_checksum_begins():
-    for name in ("squeeze", "vgg"):
-        file = published(name).rsplit("/", 1)[1]
+    models = torchvision.models
+    weights = {"squeeze": models.SqueezeNet1_1_Weights, "vgg": models.VGG16_Weights}
+    assert {name: kind.IMAGENET1K_V1.url for name, kind in weights.items()} == PUBLISHED
+    for url in PUBLISHED.values():
+        file = url.rsplit("/", 1)[1]
         assert len(SUMS[file]) == 64
         assert SUMS[file].startswith(file.rsplit("-", 1)[1].removesuffix(".pth"))
 

@@ -16,19 +16,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-__all__ = ["fetch", "published"]
+__all__ = ["PUBLISHED", "fetch"]
 
+# Where torchvision has the version (IMAGENET1K_V1) that LPIPS was calibrated with. Asking it takes a second of imports.
+PUBLISHED = {
+    "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+    "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
+}
 SUMS = {
     "squeezenet1_1-b8a52dc0.pth": "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
     "vgg16-397923af.pth": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
 }
-
-
-def published(name: str) -> str:
-    """Where torchvision's weights of ``squeeze`` or ``vgg`` are, in the version that LPIPS was calibrated with."""
-    from torchvision.models import SqueezeNet1_1_Weights, VGG16_Weights
-
-    return {"squeeze": SqueezeNet1_1_Weights, "vgg": VGG16_Weights}[name].IMAGENET1K_V1.url
 
 
 def fetch(name: str, output: Path, url: str | None = None) -> None:
@@ -42,7 +40,7 @@ def fetch(name: str, output: Path, url: str | None = None) -> None:
     Raises:
         ValueError: the file cannot be had or is not the published one.
     """
-    url = url or published(name)
+    url = url or PUBLISHED[name]
     output.parent.mkdir(parents=True, exist_ok=True)
     original = output.parent / url.rsplit("/", 1)[1]
     kept = original.exists()
