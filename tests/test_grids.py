@@ -1,13 +1,16 @@
 """From samples back to the template, and from there to the scan: where things land, and what is left of them."""
 
+import ants
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nibabel import orientations
 from nibabel.affines import apply_affine
 from scipy.spatial.transform import Rotation
 
-from brainuad.grids import Frame, to_native
+from brainuad.grids import LPS, Frame, read_transform, to_native
 from brainuad.samples import frame_coordinates
 
 AFFINE = np.array([[2.0, 0, 0, -98], [0, 2, 0, -134], [0, 0, 2, -72], [0, 0, 0, 1]])
@@ -158,3 +161,36 @@ def test_a_scan_beside_the_maps_gets_nothing():
     assert not values.any()
     assert not inside.any()
     assert not to_native(np.ones(SHAPE, np.float32), np.zeros(SHAPE, bool), AFFINE, BACK, shape, affine)[1].any()
+
+
+def affine_by_ants(path):
+    """What ANTs' reader makes of a file: where it takes the origin and a step along each axis."""
+    transform = ants.read_transform(str(path), precision="double")
+    origin = np.asarray(transform.apply_to_point((0.0, 0.0, 0.0)))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.stack([transform.apply_to_point(axis) - origin for axis in np.eye(3).tolist()], axis=1)
+    matrix[:3, 3] = origin
+    return LPS @ matrix @ LPS
+
+
+def by_ants(path, kind="AffineTransform", **values):
+    """A transform that ANTs has written."""
+    ants.write_transform(ants.create_ants_transform(transform_type=kind, **values), str(path))
+    return path
+
+
+@given(seed=st.integers(0, 2**32 - 1), precision=st.sampled_from(["float", "double"]))
+def test_affines_are_read_as_ants_reads_them(seed, precision, tmp_path_factory):
+    rng = np.random.default_rng(seed)
+    centre, offset = (rng.normal(0, 50, 3).tolist() for _ in range(2))
+    values = {"matrix": np.eye(3) + rng.normal(0, 0.3, (3, 3)), "center": centre, "translation": offset}
+    path = by_ants(tmp_path_factory.mktemp("transform") / "affine.mat", **values, precision=precision)
+    np.testing.assert_allclose(read_transform(path), affine_by_ants(path), atol=1e-4)
+
+
+def test_what_holds_no_affine_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"rigid.mat holds Euler3DTransform_double_3_3, fixed in place of an affine"):
+        read_transform(by_ants(tmp_path / "rigid.mat", "Euler3DTransform"))
+    (tmp_path / "text.mat").write_text("#Insight Transform File V1.0\n")
+    with pytest.raises(ValueError, match=r"text.mat holds nothing that is known in place of an affine"):
+        read_transform(tmp_path / "text.mat")

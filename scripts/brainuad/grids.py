@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.io import loadmat
 from scipy.ndimage import map_coordinates
 
 __all__ = ["Frame", "read_transform", "to_native"]
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts millimetres towards left and posterior, NIfTI right and anterior
+AFFINE = "AffineTransform_double_3_3"  # ITK's name of the twelve numbers of one: rows of its matrix, then an offset
 EDGE = 1e-6  # of a voxel: rounding must not decide on which side of a border a voxel lies
 
 
@@ -165,15 +167,24 @@ def bounds(covered: np.ndarray, matrix: np.ndarray, shape: Sequence[int]) -> tup
 
 
 def read_transform(path: Path) -> np.ndarray:
-    """The linear transform of a file as a matrix (4, 4): mm → mm, both towards right, anterior and superior.
+    """The affine of a file as a matrix (4, 4): mm → mm, both towards right, anterior and superior.
 
-    That of ``from_template.mat`` takes points of the scan to points of the template: images go the other way.
+    That of ``from_template.mat`` takes points of the scan to points of the template: images go the other way. Read
+    without ANTs, whose import takes a job longer than all else that it imports.
+
+    Raises:
+        ValueError: the file is not what ANTs and ITK write of an affine.
     """
-    import ants
-
-    transform = ants.read_transform(str(path))
-    origin = np.asarray(transform.apply_to_point((0.0, 0.0, 0.0)))
+    try:
+        stored = loadmat(path)
+    except (IndexError, ValueError):  # text, for one
+        stored = {}
+    if AFFINE not in stored:
+        found = ", ".join(name for name in stored if not name.startswith("__")) or "nothing that is known"
+        raise ValueError(f"{path} holds {found} in place of an affine ({AFFINE}): preprocess the scan again.")
+    linear, offset = np.split(stored[AFFINE].ravel(), [9])
+    centre = stored["fixed"].ravel()  # that stays where it is but for the offset
     matrix = np.eye(4)
-    matrix[:3, :3] = np.stack([transform.apply_to_point(axis) - origin for axis in np.eye(3).tolist()], axis=1)
-    matrix[:3, 3] = origin
+    matrix[:3, :3] = linear.reshape(3, 3)
+    matrix[:3, 3] = offset + centre - matrix[:3, :3] @ centre
     return LPS @ matrix @ LPS
