@@ -35,7 +35,7 @@ def measure(batch: int = BATCH, side: int = SIDE, rounds: int = ROUNDS, params: 
     goal = f"RAE, training step, {batch} images of {side} × {side}"
     yield ratio(goal, PEER, 1.25, theirs, own, "a batch of the study has 8")
     yield same
-    yield from use_of_machine(operations, training.step, peer, own)
+    yield from use_of_machine(operations, training, peer, own)
     yield ratio(f"{goal}, without the term weighted 1e-8", PEER, 1.5, theirs, light)
 
 

@@ -1,5 +1,6 @@
 """What the benchmarks of training share: steps of brainuad's own training on images in memory, and their losses."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
-from side_by_side import Row, alternate, figure
+from side_by_side import Row, alternate, figure, ratio
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -42,7 +43,7 @@ class InMemory:
 
 
 class Training:
-    """brainuad's training of a model in full precision.
+    """brainuad's training of a model, in full precision unless another is asked for.
 
     Attributes:
         run: the training.
@@ -50,11 +51,17 @@ class Training:
     """
 
     def __init__(
-        self, detector: Detector, images: np.ndarray, lr: float, batch_size: int | None = None, moved: dict = STILL
+        self,
+        detector: Detector,
+        images: np.ndarray,
+        lr: float,
+        batch_size: int | None = None,
+        moved: dict = STILL,
+        precision: str = "32-true",
     ):
         """Set it up: all images are one batch unless ``batch_size`` says otherwise, and none is moved at random."""
         settings = {
-            "training": {"device": "auto", "precision": "32-true", "augmentation": moved},
+            "training": {"device": "auto", "precision": precision, "augmentation": moved},
             "batch_size": batch_size or len(images),
             "epochs": 1000,
             "lr": lr,
@@ -66,6 +73,12 @@ class Training:
             run.training = condensed(detector, run.training, run.batch_size, fabric, run.layout)
         self.x = fabric.to_device(torch.from_numpy(images))
         self.run.detector.train()
+
+    def as_usual(self) -> "Training":
+        """The same from here on, in the precision that a training takes by itself: 16 bit on most GPUs."""
+        detector, settings = copy.deepcopy(self.run.detector), self.run.settings
+        moved = settings["training"]["augmentation"]
+        return Training(detector, self.x.cpu().numpy(), settings["lr"], settings["batch_size"], moved, "auto")
 
     def learn(self, updates: int, warmup: int = 0) -> Detector:
         """So many updates, by half a cosine after a warm-up if one is given; the model in eval mode."""
@@ -146,14 +159,12 @@ def alternate_steps(
     return Steps(seconds, same, counted)
 
 
-def use_of_machine(
-    counted: int, ours: Callable[[], object], peer: Callable[[], object], seconds: Sequence[float]
-) -> Iterator[Row]:
-    """Rows without a goal: how near a step is to what the machine can do, and, on a GPU, what memory it takes.
+def use_of_machine(counted: int, ours: Training, peer: Callable[[], object], seconds: Sequence[float]) -> Iterator[Row]:
+    """Rows without a goal: how near a step is to what the machine can do, and, on a GPU, its memory and 16 bit.
 
     Args:
         counted: operations of a step.
-        ours: a step.
+        ours: whose step it is.
         peer: the same by the peer.
         seconds: of ours, by round.
     """
@@ -162,9 +173,17 @@ def use_of_machine(
     share = 100 * billions / median(seconds) / fastest
     yield Row("... of the rate of the machine's products of matrices", "", None, share, unit="%", note=note)
     if torch.cuda.is_available():
-        own, theirs = memory(ours), memory(peer)
+        own, theirs = memory(ours.step), memory(peer)
         note = f"{figure(own / 2**20)} against {figure(theirs / 2**20)} MiB beside weights and what optimisers keep"
         yield Row("... memory of a step, at its peak", "", None, theirs / own, note=note)
+        yield in_usual_precision(ours)
+
+
+def in_usual_precision(training: Training) -> Row:
+    """The row of how many times a step in 32 bit takes as long as one in the precision that a training would take."""
+    usual = training.as_usual()
+    full, short = alternate(training.step, usual.step)
+    return ratio(f"... in {usual.run.fabric.strategy.precision.precision}", "our own in 32 bit", None, full, short)
 
 
 def operations(work: Callable[[], object]) -> int:

@@ -53,7 +53,7 @@ def measure(batch: int = BATCH, side: int = SIDE, channels: int = 256, rounds: i
     (own, theirs), same, operations = alternate_steps(training, ["loss"], peer, against=PEER, rounds=rounds)
     yield ratio(goal, PEER, 1.1, theirs, own, "a batch of the study has 32")
     yield same
-    yield from use_of_machine(operations, training.step, peer, own)
+    yield from use_of_machine(operations, training, peer, own)
 
 
 if __name__ == "__main__":

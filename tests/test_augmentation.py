@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.transforms import Affine, RandAffineGrid
 from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.stats import ks_2samp
 from torchvision import transforms
@@ -178,6 +179,35 @@ def test_draws_lie_in_their_ranges_and_follow_the_seed(size):
     x = pictures(4, 1, *size)
     assert torch.equal(transform(x, generator(5)), transform(x, generator(5)))
     assert not torch.equal(transform(x, generator(5)), transform(x, generator(6)))
+
+
+def test_the_maps_that_are_drawn_move_images_as_monai_does(rng):
+    x = torch.from_numpy(rng.random((20, 1, 16, 20), dtype=np.float32))
+    generator, augment = torch.Generator().manual_seed(0), RandomAffine()
+    matrix, shift = augment.draw(x.shape[2:], torch.arange(20) % 2 == 0, generator)
+    for image, moved, *own in zip(x, warp(x, matrix, shift), matrix, shift, strict=True):
+        full = np.eye(3)
+        full[:2] = np.column_stack([part.numpy() for part in own])
+        by_monai = Affine(affine=np.linalg.inv(full), mode="bilinear", padding_mode="zeros", image_only=True)
+        assert torch.allclose(moved, torch.as_tensor(by_monai(image)), atol=1e-5)
+
+
+def test_angles_and_shifts_are_distributed_as_those_of_monai():
+    """It draws a scale for each axis, where ours is one for all: that of an axis has the same distribution."""
+    count, side, reach = 2000, 100, math.radians(10)
+    by_monai = RandAffineGrid([reach], [], [0.1 * side] * 2, [0.1] * 2)
+    by_monai.set_random_state(0)
+    theirs = []
+    for _ in range(count):
+        by_monai.randomize()
+        theirs.append([*by_monai.rotate_params, *by_monai.translate_params, *by_monai.scale_params])
+    draw = RandomAffine(10, 0.1, 0.1, 0).draw((side, side), torch.zeros(count, dtype=bool), torch.Generator())
+    matrix, shift = (part.double().numpy() for part in draw)
+    scale = np.sqrt(np.linalg.det(matrix))
+    angle = np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0])
+    ours = [angle, *shift.T, scale, scale]
+    for own, other in zip(ours, np.transpose(theirs), strict=True):
+        assert ks_2samp(own, other).pvalue > 0.01
 
 
 def test_draws_are_distributed_as_those_of_torchvision():

@@ -83,7 +83,11 @@ def test_models_are_measured(name, monkeypatch):
 def test_all_jobs_are_started_with_what_they_import_later():
     fixed_costs = importlib.import_module("fixed_costs")
     doors = set(fixed_costs.doors())
-    assert {*fixed_costs.LATER, *fixed_costs.TORCH, *fixed_costs.UNBOUND} <= doors
+    assert {*fixed_costs.LATER, *fixed_costs.TORCH, *fixed_costs.UNBOUND, *fixed_costs.MODELS} <= doors
+    assert [code.splitlines()[-1] for code in fixed_costs.kinds("score").values()] == [
+        "import brainuad.models.rae",
+        "import brainuad.models.vqvae",
+    ]
     assert "nilearn.image" in fixed_costs.imports("preprocess")
     (row,) = fixed_costs.starts(2, ["costs"])
     assert row.reached
@@ -260,14 +264,53 @@ def test_memory_of_a_step_on_a_gpu(monkeypatch):
         state.update(peak=peaks[name])
         return a @ a
 
-    works = [lambda name=name: step(name) for name in peaks]
+    ours, peer = SimpleNamespace(step=lambda: step("ours")), lambda: step("theirs")
+    works = ours, peer
     (share,) = steps.use_of_machine(2000, *works, [1e-5, 4e-6, 1e-3])  # no GPU
     assert share.value == pytest.approx(20)
     monkeypatch.setattr(steps.torch.cuda, "is_available", lambda: True)
-    share, memory = steps.use_of_machine(2000, *works, [1e-5])
+    monkeypatch.setattr(steps.torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(steps, "in_usual_precision", lambda training: training)
+    share, memory, usual = steps.use_of_machine(2000, *works, [1e-5])
+    assert usual is ours
     assert share.value == pytest.approx(20)
     assert memory.value == pytest.approx(2)
     assert "3 against 6 MiB" in memory.note
+
+
+def test_a_training_goes_on_in_the_precision_that_it_takes_by_itself(monkeypatch):
+    steps, devices = importlib.import_module("steps"), importlib.import_module("brainuad.devices")
+    training = steps.Training(DenoisingAE((16, 16)), steps.noise(2, 16), 1e-3, moved={"flip": 0.5})
+    accelerate = devices.accelerate
+    asked = []
+
+    def half(settings):
+        asked.append(settings["precision"])
+        return accelerate({"device": "cpu", "precision": "bf16-mixed"})  # as on a GPU
+
+    monkeypatch.setattr(steps, "accelerate", half)
+    row = steps.in_usual_precision(training)
+    assert asked == ["auto"]
+    assert row.goal == "... in bf16-mixed"
+    assert row.wanted is None
+    assert 0 < row.low <= row.value <= row.high
+
+
+def test_figures_of_a_gpu_have_a_page_of_their_own(monkeypatch, tmp_path):
+    everything = importlib.import_module("all")
+    page, other = tmp_path / "benchmarks.md", tmp_path / "benchmarks_gpu.md"
+    page.write_text(f"before {everything.BEGINNING} old {everything.END} after")
+    monkeypatch.setattr(everything, "PAGE", page)
+    monkeypatch.setattr(everything, "GPU_PAGE", other)
+    everything.write("of a processor", everything.NO_GPU)
+    everything.write("of a card", "H200")
+    everything.write("of another card", "V100")
+    assert "old" not in page.read_text()
+    assert page.read_text().startswith("before ")
+    assert page.read_text().endswith(" after")
+    assert "\n\nof a processor\n\n" in page.read_text()
+    assert "of another card" in other.read_text()
+    assert "of a card" not in other.read_text()
 
 
 def test_one_measurement_of_the_bootstrap_is_held_against_both_goals(monkeypatch):
