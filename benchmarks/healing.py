@@ -78,11 +78,11 @@ def measure_speed(batch: int, side: int, lengths: tuple[int, ...], rounds: int, 
     checks = [median(computed(half, places[0][usual : usual + 1])) for half in halves]  # of what the loops ran on
     goal, sizes = "Likelihood and healing of {} % of " + f"{side} × {side} codes, an image", f"ours {batch} at a time"
     note = sizes + f"; the loop's time computed from passes over {len(lengths)} prefixes, " + "{:.2f} of {} at 3 %"
-    of_plain = note.format(checks[0] / once, "a real loop's")
+    of_plain = note.format(checks[0] / once, "a real loop's, run once, on one image,")
     of_flash = note.format(checks[1] / median(real), "the real loop's")
     yield ratio(goal.format(3), PLAIN, 40, slow[0], three, of_plain)
     yield ratio(goal.format(10), PLAIN, 90, slow[1], ten, of_plain)
-    yield ratio(goal.format(3), FLASH, 6, real, three, sizes)
+    yield ratio(goal.format(3), FLASH, 6, real, three, f"{sizes}; the loop on the image nearest the mean")
     yield ratio(goal.format(10), FLASH, 12, fast[1], ten, of_flash)
 
 

@@ -130,7 +130,7 @@ def alternate_steps(
 ) -> Steps:
     """Seconds of steps of ours, of the peer and of others, and how far apart the losses of the first ones lie.
 
-    The first step of ours and of the peer is not timed: operations are counted in it.
+    The first step of each is not timed; operations are counted in ours.
 
     Args:
         training: ours, with the weights that the peer begins with, too.
@@ -152,6 +152,8 @@ def alternate_steps(
 
     counted = operations(step)
     peer_step()
+    for other in others:
+        other()
     seconds = alternate(step, peer_step, *others, rounds=rounds, warm=0)
     pairs = [(a, b) for kept in zip(own[:updates], theirs[:updates], strict=True) for a, b in zip(*kept, strict=True)]
     goal = f"... greatest difference of the losses of {len(own[:updates])} updates, as a share"
@@ -174,7 +176,8 @@ def use_of_machine(counted: int, ours: Training, peer: Callable[[], object], sec
     yield Row("... of the rate of the machine's products of matrices", "", None, share, unit="%", note=note)
     if torch.cuda.is_available():
         own, theirs = memory(ours.step), memory(peer)
-        note = f"{figure(own / 2**20)} against {figure(theirs / 2**20)} MiB beside weights and what optimisers keep"
+        note = f"{figure(own / 2**20)} against {figure(theirs / 2**20)} MiB beside weights, gradients of the step before "
+        note += "and what optimisers keep"
         yield Row("... memory of a step, at its peak", "", None, theirs / own, note=note)
         yield in_usual_precision(ours)
 

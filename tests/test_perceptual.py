@@ -126,6 +126,18 @@ def test_the_first_layer_of_one_channel_is_that_of_three(distance, size):
     torch.testing.assert_close(distance.distance.first_layer(image), expected, rtol=1e-5, atol=3e-5)
 
 
+def test_a_loss_by_the_distance_can_be_learnt_from_again_and_again(distance):
+    x = batch(2, 1, 40, 40)
+    gradients = []
+    for _ in range(2):
+        y = x.clone().requires_grad_()
+        distance.distance(y * 2 - 1, x.flip(0) * 2 - 1).mean().backward()
+        gradients.append(y.grad)
+    assert gradients[0].abs().max() > 0
+    assert torch.equal(*gradients)
+    assert not any(value.requires_grad for value in distance.state_dict(keep_vars=True).values())
+
+
 def test_a_job_that_scores_does_not_wait_for_torchvision():
     code = f"from brainuad.perceptual import PerceptualDistance; PerceptualDistance({str(TRUNK)!r}, 2.0)"
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); {code}; print('torchvision' in sys.modules)"

@@ -118,7 +118,7 @@ class AlexNetLPIPS(nn.Module):
         for index in range(len(self.layers)):
             self.register_buffer(f"head{index}", heads[f"lin{index}.model.1.weight"])
         shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
-        weight = self.layers[0].weight.double() / scale[:, None, None]
+        weight = self.layers[0].weight.detach().double() / scale[:, None, None]
         self.register_buffer("grey", weight.sum(1, keepdim=True).float())
         self.register_buffer("grey_shift", (weight * shift[:, None, None]).sum(1, keepdim=True).float())
         self.eval().requires_grad_(False)

@@ -245,7 +245,7 @@ def correct_bias(
 
 
 def _middles(size: int, factor: int) -> np.ndarray:
-    """The voxel nearest to the middle of each block of `factor`, also of the incomplete one at the end."""
+    """The voxel in the middle of each block of `factor`; of an incomplete one at the end its last, at the most."""
     return np.minimum(np.arange(0, size, factor) + factor // 2, size - 1)
 
 
