@@ -176,7 +176,7 @@ def use_of_machine(counted: int, ours: Training, peer: Callable[[], object], sec
     yield Row("... of the rate of the machine's products of matrices", "", None, share, unit="%", note=note)
     if torch.cuda.is_available():
         own, theirs = memory(ours.step), memory(peer)
-        note = f"{figure(own / 2**20)} against {figure(theirs / 2**20)} MiB beside weights, gradients of the step before "
+        note = f"{figure(own / 2**20)} against {figure(theirs / 2**20)} MiB beside weights, gradients of the last step "
         note += "and what optimisers keep"
         yield Row("... memory of a step, at its peak", "", None, theirs / own, note=note)
         yield in_usual_precision(ours)

@@ -16,7 +16,7 @@ from brainuad.models import Detector, create
 from brainuad.models.swin_mae import enlarge
 from brainuad.perceptual import PerceptualDistance
 
-BATCH, SIDE, ROUNDS = 4, 128, 5
+BATCH, SIDE, ROUNDS = 8, 128, 5
 TRUNK = ROOT / "resources/lpips/alexnet_features.safetensors"
 PEER = "30 random masks, nan-mean, plain network"
 # The trained model: images of half the pixels with masks of the same layout, so that a minute brings it past predicting
