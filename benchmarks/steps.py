@@ -130,7 +130,7 @@ def alternate_steps(
 ) -> Steps:
     """Seconds of steps of ours, of the peer and of others, and how far apart the losses of the first ones lie.
 
-    The first step of each is not timed; operations are counted in ours.
+    The first step of ours and of the peer is not timed: operations are counted in it.
 
     Args:
         training: ours, with the weights that the peer begins with, too.
@@ -152,8 +152,9 @@ def alternate_steps(
 
     counted = operations(step)
     peer_step()
-    for other in others:
-        other()
+    if torch.cuda.is_available():  # where a first call takes much longer
+        for other in others:
+            other()
     seconds = alternate(step, peer_step, *others, rounds=rounds, warm=0)
     pairs = [(a, b) for kept in zip(own[:updates], theirs[:updates], strict=True) for a, b in zip(*kept, strict=True)]
     goal = f"... greatest difference of the losses of {len(own[:updates])} updates, as a share"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from brainuad.models import create
 
-BATCH, SIDE, LR, ROUNDS = 8, 128, 1e-3, 15
+BATCH, SIDE, LR, ROUNDS = 8, 128, 1e-3, 11
 PEER = "plain network and `AdamW`"
 
 
