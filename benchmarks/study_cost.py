@@ -113,9 +113,7 @@ def scan(config: dict, copies: tuple[int, int] = COPIES) -> tuple[float, int, fl
         seconds = took(lambda: cohort((folder, 0)))
         size = sum(path.stat().st_size for path in (folder / "out0").rglob("*") if path.is_file())
         cutting = took(lambda: list(cut(folder / "out0/sub-0", samples, samples["positions"])))
-        quality_control(
-            folder / "out0", 1, config
-        )  # what only the first picture takes is not for the first number alone
+        quality_control(folder / "out0", 1, config)  # what the first picture of a process takes belongs to no number
         return seconds, size, cutting, [quality_control(folder / "out0", scans, config) for scans in copies]
 
 
