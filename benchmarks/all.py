@@ -26,7 +26,6 @@ PACKAGES += ("scikit-image", "scikit-learn", "torchmetrics", "snakemake")
 MINUTES = 25  # that all may take, on a CPU
 PAGE, GPU_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/benchmarks_gpu.md"
 BEGINNING, END = "<!-- measured -->", "<!-- end -->"
-GPU_TEXT = f"# Benchmarks on a GPU\n\nMeasured as [benchmarks.md](benchmarks.md) says.\n\n{BEGINNING}\n\n{END}\n"
 NO_GPU = "no GPU"
 
 
@@ -114,8 +113,7 @@ def main() -> None:
 def write(text: str, card: str) -> None:
     """Put it between the marks of the page; figures of a GPU have one of their own."""
     path = PAGE if card == NO_GPU else GPU_PAGE
-    old = path.read_text(encoding="utf-8") if path.exists() else GPU_TEXT
-    before, rest = old.split(BEGINNING)
+    before, rest = path.read_text(encoding="utf-8").split(BEGINNING)
     after = rest.split(END)[1]
     path.write_text(f"{before}{BEGINNING}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 

@@ -299,7 +299,8 @@ def test_a_training_goes_on_in_the_precision_that_it_takes_by_itself(monkeypatch
 def test_figures_of_a_gpu_have_a_page_of_their_own(monkeypatch, tmp_path):
     everything = importlib.import_module("all")
     page, other = tmp_path / "benchmarks.md", tmp_path / "benchmarks_gpu.md"
-    page.write_text(f"before {everything.BEGINNING} old {everything.END} after")
+    for path in (page, other):
+        path.write_text(f"before {everything.BEGINNING} old {everything.END} after")
     monkeypatch.setattr(everything, "PAGE", page)
     monkeypatch.setattr(everything, "GPU_PAGE", other)
     everything.write("of a processor", everything.NO_GPU)
