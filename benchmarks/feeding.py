@@ -87,10 +87,7 @@ def measure() -> Iterator[Row]:
         folder = Path(name)
         write(folder)
         peers = {
-            "MONAI `Dataset` of NIfTI slices": (
-                40,
-                lambda loader: dictionaries(folder, Dataset, loader),
-            ),
+            "MONAI `Dataset` of NIfTI slices": (40, lambda loader: dictionaries(folder, Dataset, loader)),
             "MONAI `CacheDataset`": (30, lambda loader: dictionaries(folder, CacheDataset, loader)),
             "PNG folder, torchvision": (4, lambda loader: pictures(folder, loader)),
         }
@@ -102,9 +99,8 @@ def measure() -> Iterator[Row]:
             best = min(theirs[2 * number : 2 * number + 2], key=np.median)
             ratios = [peer / ours for peer, ours in zip(best, own, strict=True)]
             rates = f"{IMAGES / np.median(own):,.0f} against {IMAGES / np.median(best):,.0f} images a second"
-            note = (
-                f"{rates}; {PASSES} passes of ours a round{', a scale for each axis by MONAI' * ('MONAI' in against)}"
-            )
+            note = f"{rates}; {PASSES} passes of ours a round"
+            note += "; MONAI draws a scale for each axis" * ("MONAI" in against)
             goal = f"Feeding {SIDE} × {SIDE}, batches of {BATCH}, moved and flipped"
             yield Row(goal, against, wanted, float(np.median(ratios)), min(ratios), max(ratios), note=note)
 
