@@ -112,7 +112,8 @@ def count_exactly(pixels: Callable[[], Pixels]) -> Counts:
     """Count the pixels of all subjects together, in bins that lose nothing.
 
     Rates and overlaps change at the scores of abnormal pixels alone: each of those has a bin, and what lies between two
-    of them another. Memory grows with the abnormal pixels, and time with the pixels, of which each is searched for.
+    of them another. The abnormal ones are few, and are searched for among the normal ones, which are sorted once: both
+    are held at once.
 
     Args:
         pixels: see :func:`count`.
@@ -123,28 +124,36 @@ def count_exactly(pixels: Callable[[], Pixels]) -> Counts:
     Raises:
         ValueError: scores hold NaN.
     """
-    parts = [scores[lesion > 0] for _, scores, lesion in pixels()]
-    levels = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.float32)
-    if np.isnan(levels).any():
-        raise ValueError(BROKEN)
-    positives, negatives, coverage = np.zeros((3, 2 * len(levels) + 1))
-    lesions = 0
+    abnormal, normal, sizes = [], [], []  # by image
     for _, scores, lesion in pixels():
-        # Even places are gaps, odd ones levels; NaN would be searched for in vain.
-        if np.isnan(scores).any():
-            raise ValueError(BROKEN)
-        places = sum(np.searchsorted(levels, scores, side) for side in ("left", "right"))
-        inside = lesion > 0
-        negatives += np.bincount(places[~inside], minlength=len(negatives))
-        sizes = np.bincount(lesion[inside], minlength=1)
-        positives += np.bincount(places[inside], minlength=len(positives))
-        coverage += np.bincount(places[inside], weights=1 / sizes[lesion[inside]], minlength=len(coverage))
-        lesions += np.count_nonzero(sizes)
+        inside = np.flatnonzero(lesion > 0)
+        numbers = lesion[inside]
+        abnormal.append(scores[inside])
+        normal.append(scores[lesion == 0])
+        sizes.append((np.bincount(numbers), numbers))
+    levels, places = np.unique(joined(abnormal), return_inverse=True)
+    rest = joined(normal)
+    rest.sort()
+    if any(values.size and np.isnan(values[-1]) for values in (levels, rest)):
+        raise ValueError(BROKEN)
+    # Even places are gaps, odd ones levels.
+    ends = np.column_stack([np.searchsorted(rest, levels, side) for side in ("left", "right")]).ravel()
+    negatives = np.diff(ends, prepend=0, append=rest.size).astype(float)
+    positives, coverage = np.zeros((2, len(negatives)))
+    shares = [1 / each[numbers] for each, numbers in sizes]
+    positives[1::2] = np.bincount(places, minlength=len(levels))
+    coverage[1::2] = np.bincount(places, weights=joined(shares), minlength=len(levels))
     lower = np.full(len(positives), -np.inf, np.float32)
     lower[1::2] = levels
     lower[2::2] = np.nextafter(levels, np.float32(np.inf))
     falling = [array[None, ::-1] for array in (positives, negatives, coverage)]
-    return Counts(*falling, np.array([float(lesions)]), np.ones(len(lower), bool), lower[::-1])
+    lesions = np.array([float(sum(np.count_nonzero(each) for each, _ in sizes))])
+    return Counts(*falling, lesions, np.ones(len(lower), bool), lower[::-1])
+
+
+def joined(parts: list[np.ndarray]) -> np.ndarray:
+    """All in one, of float32 where there is none."""
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
 class Index:

@@ -101,18 +101,31 @@ def areas(positives: np.ndarray, negatives: np.ndarray, tied: np.ndarray) -> tup
     true, false = np.cumsum(positives, axis=-1), np.cumsum(negatives, axis=-1)
     total_true, total_false = true[..., -1], false[..., -1]
     ranked = (positives * (total_false[..., None] - false + negatives / 2)).sum(axis=-1)
-    before, above = true - positives, true - positives + false - negatives
     with np.errstate(invalid="ignore", divide="ignore"):
-        last = positives * true / (true + false)
-        # The sum over j = 1 ... p of (before + j) / (above + r j), r = 1 + n / (p + 1), is taken for the integral from
-        # 1/2 to p + 1/2.
-        ratio = 1 + negatives / (positives + 1)
-        slope = (before - above / ratio) / ratio
-        growth = np.log1p(ratio * positives / (above + ratio / 2))
-        mixed = positives / ratio + slope * growth
-        precision = np.where(tied, last, mixed)
+        precision = positives * true / (true + false)
+        if not tied.all():
+            precision = np.where(tied, precision, mixed_precision(positives, negatives, true, false))
         both = np.where((total_true > 0) & (total_false > 0), ranked / (total_true * total_false), np.nan)
         return both, np.where(total_true > 0, np.nansum(precision, axis=-1) / total_true, np.nan)
+
+
+def mixed_precision(positives: np.ndarray, negatives: np.ndarray, true: np.ndarray, false: np.ndarray) -> np.ndarray:
+    """The sum over the abnormal pixels of bins of the precision at each, where both classes are evenly mixed.
+
+    The sum over j = 1 ... p of (before + j) / (above + r j), r = 1 + n / (p + 1), is taken for the integral from 1/2 to
+    p + 1/2.
+
+    Args:
+        positives: p, see :func:`areas`.
+        negatives: n.
+        true: abnormal pixels of a bin and of all before it.
+        false: normal ones.
+    """
+    before, above = true - positives, true - positives + false - negatives
+    ratio = 1 + negatives / (positives + 1)
+    slope = (before - above / ratio) / ratio
+    growth = np.log1p(ratio * positives / (above + ratio / 2))
+    return positives / ratio + slope * growth
 
 
 def dice(true: np.ndarray, false: np.ndarray, abnormal: np.ndarray) -> np.ndarray:
