@@ -8,7 +8,7 @@ import torch
 from peers.healing import computed_seconds, heal_codes, monai_transformer, prefix_pass
 from side_by_side import Row, alternate, main, ratio
 from simulated import abnormal, slices
-from steps import Training
+from steps import Training, use_of_gpu
 from torch import Tensor
 
 from brainuad.gpus import automatic_device
@@ -84,6 +84,7 @@ def measure_speed(batch: int, side: int, lengths: tuple[int, ...], rounds: int, 
     yield ratio(goal.format(10), PLAIN, 90, slow[1], ten, of_plain)
     yield ratio(goal.format(3), FLASH, 6, real, three, f"{sizes}; the loop on the image nearest the mean")
     yield ratio(goal.format(10), FLASH, 12, fast[1], ten, of_flash)
+    yield from use_of_gpu(f"3 %, {batch} images against one", healings[0], flash, [second * batch for second in three])
 
 
 def trained(

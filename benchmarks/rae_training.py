@@ -6,11 +6,12 @@ from collections.abc import Iterator
 import torch
 from peers.rae import Naive
 from side_by_side import Row, main, ratio
-from steps import Training, alternate_steps, noise, use_of_machine
+from steps import Training, alternate_steps, batch_size, noise, use_of_machine
 
 from brainuad.models import create
 
-BATCH, SIDE, LR, ROUNDS = 4, 128, 2e-4, 5
+BATCH = batch_size(study=8, processor=4)
+SIDE, LR, ROUNDS = 128, 2e-4, 5
 PEER = "plain step, in the order of the published code"
 
 
@@ -36,7 +37,7 @@ def measure(batch: int = BATCH, side: int = SIDE, rounds: int = ROUNDS, params: 
     yield ratio(goal, PEER, 1.25, theirs, own, "a batch of the study has 8")
     yield same
     yield from use_of_machine(operations, training, peer, own)
-    yield ratio(f"{goal}, without the term weighted 1e-8", PEER, 1.5, theirs, light)
+    yield ratio(f"{goal}, without the term weighted 1e-8", PEER, 1.5, theirs, light, "the peer keeps it")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from healing import LENGTHS, untrained
 from peers.healing import computed_seconds, monai_transformer, naive, prefix_pass
-from side_by_side import Row, alternate, main, ratio
+from side_by_side import Row, alternate, main, on_gpu, ratio
 
 from brainuad.models.healing import sample
 
@@ -41,13 +41,15 @@ def measure(
     detector = untrained(side, params)
     uniforms = random_numbers(batch, side, detector.orders.device)
     networks = [monai_transformer(detector.transformers[0], flash) for flash in (False, True)]
-    passes = [prefix_pass(network, length) for network in networks for length in lengths]
+    together = batch if on_gpu() else 1  # on a processor long prefixes of many images take longer, each
+    passes = [prefix_pass(network, length, together) for network in networks for length in lengths]
     own, *seconds = alternate(lambda: sample(detector.transformers[0], uniforms), *passes, rounds=rounds, warm=0)
     own = [second / batch for second in own]
     goal = f"Sampling of {side} × {side} codes, an image"
-    note = f"ours {batch} images at a time; the loop's time computed from passes over {len(lengths)} prefixes"
+    note = f"{batch} images at a time, by the loop {together}, whose time is computed from passes over {len(lengths)} "
+    note += "prefixes"
     for against, wanted, part in ((PEER, 250, seconds[: len(lengths)]), (FLASH, 35, seconds[len(lengths) :])):
-        theirs = [computed_seconds(row, lengths, range(side * side)) for row in zip(*part, strict=True)]
+        theirs = [computed_seconds(row, lengths, range(side * side)) / together for row in zip(*part, strict=True)]
         yield ratio(goal, against, wanted, theirs, own, note)
     goal = f"... sequences of {2 * batch} with identical codes for the same uniforms, {side // 4} × {side // 4}"
     against = f"{PEER}, uniforms in place of `multinomial`"

@@ -21,7 +21,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-__all__ = ["ROOT", "Others", "Row", "alternate", "main", "ratio", "table"]
+__all__ = ["ROOT", "Others", "Row", "alternate", "main", "on_gpu", "ratio", "table"]
 
 USUAL = 5  # rounds; of fewer a row says how many there were
 COLUMNS = ("goal", "against", "wanted", "measured", "spread", "verdict")
@@ -83,9 +83,9 @@ def alternate(*works: Callable[[], object], rounds: int = 5, warm: int = 1) -> l
     Args:
         works: functions without arguments that return when their work is done.
         rounds: that count.
-        warm: rounds before these that do not.
+        warm: rounds before these that do not; on a GPU one at least, where a first call loads its kernels.
     """
-    seconds = [[] for _ in works]
+    seconds, warm = [[] for _ in works], max(warm, on_gpu())
     gc.collect()
     gc.freeze()  # what the packages hold is looked through once, not before each work, which may take less than that
     for number in range(-warm, rounds):
@@ -102,9 +102,14 @@ def alternate(*works: Callable[[], object], rounds: int = 5, warm: int = 1) -> l
 
 def finish() -> None:
     """Wait until the GPU, if torch was given one, has done what it was asked to do."""
+    if on_gpu():
+        sys.modules["torch"].cuda.synchronize()
+
+
+def on_gpu() -> bool:
+    """Whether torch, if it was loaded, computes on a GPU."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.synchronize()
+    return torch is not None and torch.cuda.is_available()
 
 
 def full_precision() -> None:

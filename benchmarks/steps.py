@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
-from side_by_side import Row, alternate, figure, ratio
+from side_by_side import Row, alternate, figure, on_gpu, ratio
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -19,7 +19,13 @@ from brainuad.models import Detector
 from brainuad.sample_set import split_batches
 from brainuad.training import Run
 
+KINDS = {"32-true": torch.float32, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # that products are of
 STILL = {"rotation": 0.0, "translation": 0.0, "scaling": 0.0, "flip": 0.0}
+
+
+def batch_size(study: int, processor: int) -> int:
+    """The study's on a GPU; on a processor, where a step of that takes seconds, a smaller one."""
+    return study if on_gpu() else processor
 
 
 class InMemory:
@@ -152,9 +158,6 @@ def alternate_steps(
 
     counted = operations(step)
     peer_step()
-    if torch.cuda.is_available():  # where a first call takes much longer
-        for other in others:
-            other()
     seconds = alternate(step, peer_step, *others, rounds=rounds, warm=0)
     pairs = [(a, b) for kept in zip(own[:updates], theirs[:updates], strict=True) for a, b in zip(*kept, strict=True)]
     goal = f"... greatest difference of the losses of {len(own[:updates])} updates, as a share"
@@ -171,23 +174,51 @@ def use_of_machine(counted: int, ours: Training, peer: Callable[[], object], sec
         peer: the same by the peer.
         seconds: of ours, by round.
     """
-    billions, fastest = counted / 1e9, product_rate() / 1e9
+    yield share_of_products(counted, seconds)
+    if on_gpu():
+        yield peak_memory("a step", ours.step, peer)
+        yield from in_usual_precision(ours, counted)
+
+
+def in_usual_precision(training: Training, counted: int) -> Iterator[Row]:
+    """Rows of a step in the precision that a training would take: against 32 bit, and of that kind of products."""
+    usual = training.as_usual()
+    precision = usual.run.fabric.strategy.precision.precision
+    full, short = alternate(training.step, usual.step)
+    yield ratio(f"... in {precision}", "our own in 32 bit", None, full, short)
+    yield share_of_products(counted, short, KINDS[precision])
+
+
+def use_of_gpu(
+    what: str, ours: Callable[[], object], peer: Callable[[], object], seconds: Sequence[float]
+) -> Iterator[Row]:
+    """Rows without a goal, on a GPU only: how near work of ours is to what it can do, and its memory.
+
+    Args:
+        what: is done by both.
+        ours: does it.
+        peer: does it, too.
+        seconds: of ours, by round.
+    """
+    if on_gpu():
+        yield share_of_products(operations(ours), seconds)
+        yield peak_memory(what, ours, peer)
+
+
+def share_of_products(counted: int, seconds: Sequence[float], kind: torch.dtype = torch.float32) -> Row:
+    """The row of how near so many operations in so many seconds, by round, come to products of matrices of a kind."""
+    billions, fastest = counted / 1e9, product_rate(kind=kind) / 1e9
     note = f"{figure(billions)} billion operations; those of products of matrices: {figure(fastest)} a second"
     share = 100 * billions / median(seconds) / fastest
-    yield Row("... of the rate of the machine's products of matrices", "", None, share, unit="%", note=note)
-    if torch.cuda.is_available():
-        own, theirs = memory(ours.step), memory(peer)
-        note = f"{figure(own / 2**20)} against {figure(theirs / 2**20)} MiB beside weights, gradients of the last step "
-        note += "and what optimisers keep"
-        yield Row("... memory of a step, at its peak", "", None, theirs / own, note=note)
-        yield in_usual_precision(ours)
+    return Row("... of the rate of the machine's products of matrices", "", None, share, unit="%", note=note)
 
 
-def in_usual_precision(training: Training) -> Row:
-    """The row of how many times a step in 32 bit takes as long as one in the precision that a training would take."""
-    usual = training.as_usual()
-    full, short = alternate(training.step, usual.step)
-    return ratio(f"... in {usual.run.fabric.strategy.precision.precision}", "our own in 32 bit", None, full, short)
+def peak_memory(what: str, ours: Callable[[], object], peer: Callable[[], object]) -> Row:
+    """The row of the memory that both take on a GPU."""
+    own, theirs = memory(ours), memory(peer)
+    note = f"{figure(own / 2**20)} against {figure(theirs / 2**20)} MiB beside weights, gradients of the last step "
+    note += "and what optimisers keep"
+    return Row(f"... memory of {what}, at its peak", "", None, theirs / own, note=note)
 
 
 def operations(work: Callable[[], object]) -> int:
@@ -213,9 +244,9 @@ def heads(shapes: Sequence[Sequence[int]], scale: float | None) -> list[tuple[in
     return [(*shape[:3], min(shape[3], round(scale**-2)) if scale else shape[3]) for shape in shapes]
 
 
-def product_rate(side: int = 4096) -> float:
-    """Floating-point operations a second of products of square matrices of float32: the best of three."""
-    matrix = torch.rand(side, side, device=automatic_device("auto"))
+def product_rate(side: int = 4096, kind: torch.dtype = torch.float32) -> float:
+    """Floating-point operations a second of products of square matrices: the best of three."""
+    matrix = torch.rand(side, side, device=automatic_device("auto"), dtype=kind)
     return 2 * side**3 / min(alternate(lambda: matrix @ matrix, rounds=3, warm=0)[0])
 
 

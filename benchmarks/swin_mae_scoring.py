@@ -8,7 +8,7 @@ from peers.swin_mae import like
 from side_by_side import ROOT, Row, alternate, main, ratio
 from simulated import abnormal, slices
 from sklearn.metrics import average_precision_score, roc_auc_score
-from steps import Training, noise
+from steps import Training, noise, use_of_gpu
 from torch import Tensor
 
 from brainuad.gpus import automatic_device
@@ -35,7 +35,9 @@ def measure_speed(batch: int, side: int, rounds: int, params: dict | None) -> It
         return torch.inference_mode()(lambda: network.reconstruct(x))
 
     goal = f"Swin MAE, reconstruction of {batch} images of {side} × {side}"
-    yield ratio(goal, PEER, 7, *alternate(work(plain), work(model), rounds=rounds, warm=0))
+    theirs, own = alternate(work(plain), work(model), rounds=rounds, warm=0)
+    yield ratio(goal, PEER, 7, theirs, own)
+    yield from use_of_gpu("a batch", work(model), work(plain), own)
     passes = [enlarge(model.hide(dealing[None], k), 4) for dealing in model.dealings for k in range(model.groups)]
     yield Row("... predictions of a pixel, at least", "", 3, int(torch.stack(passes).sum(0).min()), unit="")
 

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import torch
 from peers.swin_mae import like
 from side_by_side import Row, main, ratio
-from steps import Training, alternate_steps, noise, use_of_machine
+from steps import Training, alternate_steps, batch_size, noise, use_of_machine
 from torch import Tensor
 
 from brainuad.models import create
 
-BATCH, SIDE, LR, ROUNDS = 8, 128, 1e-3, 11
+BATCH = batch_size(study=32, processor=8)
+SIDE, LR, ROUNDS = 128, 1e-3, 11
 PEER = "plain network and `AdamW`"
 
 

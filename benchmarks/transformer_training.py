@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from brainuad.models import create
 
-BATCH, SIDE, LR, ROUNDS = 4, 128, 1e-4, 3
+BATCH, SIDE, LR, ROUNDS = 4, 128, 1e-4, 5
 PLAIN = "MONAI's tutorial: `DecoderOnlyTransformer` and `Adam`, codes encoded anew in each step"
 FLASH = f"{PLAIN}, `use_flash_attention=True`"
 

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import torch
 from monai.networks.nets import VQVAE
 from side_by_side import Row, main, ratio
-from steps import Training, alternate_steps, noise, use_of_machine
+from steps import Training, alternate_steps, batch_size, noise, use_of_machine
 from torch import Tensor
 from torch.nn import functional as F
 
 from brainuad.models import create
 
-BATCH, SIDE, LR, ROUNDS = 8, 128, 5e-4, 5
+BATCH = batch_size(study=32, processor=8)
+SIDE, LR, ROUNDS = 128, 5e-4, 5
 PEER = "MONAI `VQVAE` and `Adam`"
 
 

@@ -257,7 +257,7 @@ def test_memory_of_a_step_on_a_gpu(monkeypatch):
     monkeypatch.setattr(steps.torch.cuda, "reset_peak_memory_stats", lambda: state.update(peak=lying))
     monkeypatch.setattr(steps.torch.cuda, "memory_allocated", lambda: lying)
     monkeypatch.setattr(steps.torch.cuda, "max_memory_allocated", lambda: state["peak"])
-    monkeypatch.setattr(steps, "product_rate", lambda: 1e9)
+    monkeypatch.setattr(steps, "product_rate", lambda kind: 1e9)
     a = steps.torch.ones(10, 10)
 
     def step(name):
@@ -270,12 +270,42 @@ def test_memory_of_a_step_on_a_gpu(monkeypatch):
     assert share.value == pytest.approx(20)
     monkeypatch.setattr(steps.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(steps.torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(steps, "in_usual_precision", lambda training: training)
+    monkeypatch.setattr(steps, "in_usual_precision", lambda training, counted: iter([(training, counted)]))
     share, memory, usual = steps.use_of_machine(2000, *works, [1e-5])
-    assert usual is ours
+    assert usual == (ours, 2000)
     assert share.value == pytest.approx(20)
     assert memory.value == pytest.approx(2)
     assert "3 against 6 MiB" in memory.note
+
+
+def test_work_on_a_gpu_is_held_against_the_card(monkeypatch):
+    steps = importlib.import_module("steps")
+    a = torch.ones(10, 10)
+    assert not list(steps.use_of_gpu("a batch", lambda: a @ a, lambda: a @ a, [1e-5]))  # there is none
+    monkeypatch.setattr(steps, "on_gpu", lambda: True)
+    monkeypatch.setattr(steps, "product_rate", lambda kind: 1e9)
+    monkeypatch.setattr(steps, "memory", lambda work: 2**20)
+    share, memory = steps.use_of_gpu("a batch", lambda: a @ a, lambda: a @ a, [1e-5])
+    assert share.value == pytest.approx(20)
+    assert memory.goal == "... memory of a batch, at its peak"
+    assert memory.value == 1
+    assert (steps.batch_size(32, 8), side_by_side.on_gpu()) == (32, False)
+
+
+def test_work_is_begun_once_before_it_is_timed_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    calls = []
+    (seconds,) = side_by_side.alternate(lambda: calls.append(1), rounds=2, warm=0)
+    assert (len(seconds), len(calls)) == (2, 3)
+
+
+def test_a_study_is_planned(monkeypatch):
+    planning = importlib.import_module("planning")
+    seconds, memory = planning.measure(1, ((40, 4, 60),))
+    assert seconds.goal == "Planning 40 scans, 4 a job"
+    assert seconds.reached
+    assert memory.value > 0  # not what a child of this process has as its peak: the fork had that of pytest
 
 
 def test_a_training_goes_on_in_the_precision_that_it_takes_by_itself(monkeypatch):
@@ -289,8 +319,10 @@ def test_a_training_goes_on_in_the_precision_that_it_takes_by_itself(monkeypatch
         return accelerate({"device": "cpu", "precision": "bf16-mixed"})  # as on a GPU
 
     monkeypatch.setattr(steps, "accelerate", half)
-    row = steps.in_usual_precision(training)
+    monkeypatch.setattr(steps, "product_rate", lambda kind: {torch.bfloat16: 1e9}[kind])
+    row, share = steps.in_usual_precision(training, 2000)
     assert asked == ["auto"]
+    assert share.value > 0
     assert row.goal == "... in bf16-mixed"
     assert row.wanted is None
     assert 0 < row.low <= row.value <= row.high

@@ -81,9 +81,9 @@ def naive(transformer: nn.Module, sequence: Tensor, mask: Tensor, uniforms: Tens
     return healed
 
 
-def prefix_pass(transformer: DecoderOnlyTransformer, length: int) -> Callable[[], Tensor]:
-    """What a loop does for one token of an image: the network over a prefix of so many inputs."""
-    inputs = torch.zeros(1, length, dtype=torch.long, device=transformer.to_logits.weight.device)
+def prefix_pass(transformer: DecoderOnlyTransformer, length: int, images: int = 1) -> Callable[[], Tensor]:
+    """What a loop does for one token of so many images: the network over a prefix of so many inputs."""
+    inputs = torch.zeros(images, length, dtype=torch.long, device=transformer.to_logits.weight.device)
 
     @torch.no_grad()
     def run() -> Tensor:
