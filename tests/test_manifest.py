@@ -1,5 +1,9 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from brainuad.manifest import (
     COLUMNS,
@@ -9,6 +13,7 @@ from brainuad.manifest import (
     read_datasets,
     read_manifest,
     read_scans,
+    resolve,
     split_of,
     splits,
 )
@@ -46,6 +51,17 @@ def test_paths_are_resolved_against_the_manifest(tmp_path):
     assert list(table["t1w"]) == [str(tmp_path / "scans/a.nii.gz"), "/data/b.nii"]
     assert list(table["lesion"]) == ["", str(tmp_path / "l.nii")]
     assert list(table["age"]) == ["33", ""]
+
+
+NAMES = st.lists(st.sampled_from(["a", " b c", ".", "", "~", "d.nii.gz", "..e", "é"]), min_size=1, max_size=5).map(
+    "/".join
+)
+
+
+@given(folder=st.sampled_from(["/data/study", "study", ".", "a b"]), names=st.lists(NAMES.filter(bool), max_size=5))
+def test_paths_are_those_of_pathlib(folder, names):
+    expected = [str(Path(folder) / Path(name).expanduser()) for name in names]
+    assert resolve(Path(folder) / "manifest.tsv", pd.Series(names, name="lesion", dtype=str)) == expected
 
 
 @pytest.mark.parametrize(

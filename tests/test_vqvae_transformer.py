@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from monai.inferers import VQVAETransformerInferer
 from monai.networks.nets import DecoderOnlyTransformer
 from monai.utils import Ordering
-from peers.healing import naive, tutorial_healing
+from peers.healing import monai_transformer, naive, tutorial_healing
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
@@ -68,6 +68,40 @@ def test_network_equals_monai():
     for length in (1, 17, 64):
         inputs = F.pad(sequences(3, length), (1, 0), value=CODES)[:, :-1]
         torch.testing.assert_close(ours(inputs), theirs(inputs), atol=3e-6, rtol=0)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    grid=st.tuples(*[st.integers(1, 7)] * 2),
+    depth=st.integers(1, 3),
+    heads=st.integers(1, 4),
+    channels=st.integers(4, 9),  # of two a norm leaves signs, and divides by deviations near zero
+    count=st.integers(1, 5),
+    flash=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_steps_of_any_shape_equal_those_of_monai(grid, depth, heads, channels, count, flash, seed):
+    """Losses and gradients of updates as training makes them, against MONAI's network and plain Adam."""
+    torch.manual_seed(seed)
+    size, params = [4 * side for side in grid], {"width": heads * channels, "depth": depth, "heads": heads}
+    upstream = create("vqvae.VQVAE", size, {"channels": (8, 8), "residual_units": 1, "code_channels": 4}).eval()
+    x = torch.rand(count, 1, *size)
+    use_all_codes(upstream, torch.rand(CODES, 1, *size))
+    model = create("vqvae_transformer.VQVAETransformer", size, params, upstream).train()
+    codes = upstream.network.index_quantize(x).flatten(1)
+    theirs = monai_transformer(model.transformers[0], flash)
+    optimizers, optimizer = model.optimizers(1e-3), torch.optim.Adam(theirs.parameters(), 1e-3)
+    for step in range(3):
+        found = model.step(x, optimizers, backward)["loss"]
+        optimizer.zero_grad()
+        logits = theirs(F.pad(codes, (1, 0), value=theirs.num_tokens - 1)[:, :-1])
+        expected = F.cross_entropy(logits.transpose(1, 2), codes)
+        expected.backward()
+        torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=0)
+        others = dict(theirs.named_parameters())
+        for name, weight in model.transformers[0].named_parameters() if step == 0 else ():
+            torch.testing.assert_close(weight.grad, others[name].grad, rtol=1e-4, atol=3e-6)
+        optimizer.step()
 
 
 def test_network_equals_monai_generative(generative):
