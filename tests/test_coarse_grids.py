@@ -11,6 +11,7 @@ from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
 from brainuad import volumes
+from brainuad.partial_volume import keep_volume
 
 SEEDS = st.integers(0, 2**31)
 SHAPES = st.tuples(*[st.integers(1, 13)] * 3)
@@ -178,6 +179,29 @@ def places_of(image):
     """Where the centres of all voxels lie, in LPS mm, (3, n)."""
     offsets = np.indices(image.shape).reshape(3, -1) * np.reshape(image.spacing, (3, 1))
     return np.reshape(image.origin, (3, 1)) + image.direction @ offsets
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    shape=st.one_of(st.tuples(*[st.integers(1, 24)] * 2), st.tuples(*[st.integers(1, 9)] * 3)),
+    share=st.sampled_from([0.0, 0.1, 0.3, 1.0]),
+    levels=st.sampled_from([1, 4, 1000]),
+    seed=SEEDS,
+)
+def test_of_each_lesion_the_voxels_with_most_of_it_stay(shape, share, levels, seed):
+    """Grown from voxel to voxel, and taken one by one until they hold what the shares sum to."""
+    generator = np.random.default_rng(seed)
+    shares = generator.integers(1, levels + 1, shape) / levels * (generator.random(shape) < share)
+    kept, left = keep_volume(shares), {tuple(map(int, voxel)) for voxel in np.argwhere(shares)}
+    assert not kept[shares == 0].any()
+    while left:
+        grown = lesion = {left.pop()}
+        while grown:
+            grown = {voxel for voxel in left if any(np.abs(np.subtract(voxel, other)).max() <= 1 for other in grown)}
+            lesion, left = lesion | grown, left - grown
+        values = sorted((shares[voxel] for voxel in lesion), reverse=True)
+        stay = sorted((shares[voxel] for voxel in lesion if kept[voxel]), reverse=True)
+        assert stay == values[: round(sum(values))] or abs(sum(values) % 1 - 0.5) < 1e-9
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
