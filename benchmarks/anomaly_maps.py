@@ -16,7 +16,7 @@ from brainuad.models import Detector
 from brainuad.perceptual import PerceptualDistance, spatial_lpips
 from brainuad.scoring import components
 
-IMAGES, SIDE, SMOOTHING = 64, 128, 2.0
+IMAGES, SIDE, ROUNDS, SMOOTHING = 64, 128, 5, 2.0
 ALEXNET = ROOT / "resources/lpips/alexnet_features.safetensors"
 PEER = "`lpips` package and SciPy, image by image"
 EQUALISING = "`lpips` package, scikit-image and SciPy, image by image"
@@ -34,10 +34,10 @@ class Given(Detector):
         return self.reconstruction
 
 
-def images(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def images(count: int, side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Blurred noise and what a model might make of it, (images, 1, side, side) in [0, 1]."""
     random = np.random.default_rng(0)
-    pair = (gaussian_filter(random.random((IMAGES, 1, SIDE, SIDE)), (0, 0, 3, 3)) for _ in range(2))
+    pair = (gaussian_filter(random.random((count, 1, side, side)), (0, 0, 3, 3)) for _ in range(2))
     first, second = (torch.from_numpy((array - array.min()) / np.ptp(array)).float() for array in pair)
     return first.to(device), (0.8 * first + 0.2 * second).to(device)
 
@@ -67,12 +67,12 @@ def one_by_one(lpips: torch.nn.Module, equalising: bool) -> Callable[[torch.Tens
     return equalised if equalising else product
 
 
-def compared(trunk: Path, name: str, kind: str, wanted: float) -> Iterator[Row]:
+def compared(trunk: Path, name: str, kind: str, wanted: float, count: int, side: int, rounds: int) -> Iterator[Row]:
     """The ratio and the greatest difference of one kind of map by one trunk."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     distance, results = PerceptualDistance(trunk, SMOOTHING, name).to(device), {}
     single = one_by_one(spatial_lpips(trunk, name).to(device), kind == "equalised")
-    x, y = images(device)
+    x, y = images(count, side, device)
     model = Given(y)
 
     def ours() -> None:
@@ -83,23 +83,23 @@ def compared(trunk: Path, name: str, kind: str, wanted: float) -> Iterator[Row]:
         maps = [single(image, other) for image, other in zip(x.split(1), y.split(1), strict=True)]
         results["theirs"] = np.stack(maps)[:, None]
 
-    peer, own = alternate(theirs, ours)
+    peer, own = alternate(theirs, ours, rounds=rounds)
     what = "RA's own" if kind == "equalised" else "residual × LPIPS"
     against = EQUALISING if kind == "equalised" else PEER
     title = {"alex": "AlexNet", "squeeze": "SqueezeNet of random weights"}[name]
-    yield ratio(f"Anomaly maps of {IMAGES} images of {SIDE} × {SIDE}, {what}, {title}", against, wanted, peer, own)
+    yield ratio(f"Anomaly maps of {count} images of {side} × {side}, {what}, {title}", against, wanted, peer, own)
     error = float(np.abs(results["ours"] - results["theirs"]).max())
     yield Row("... greatest difference", against, 1e-6, error, unit="", at_least=False)
     finish()
 
 
-def measure() -> Iterator[Row]:
+def measure(count: int = IMAGES, side: int = SIDE, rounds: int = ROUNDS) -> Iterator[Row]:
     """Both kinds by RA's trunk, and the usual one by the trunk that is shipped."""
     with tempfile.TemporaryDirectory() as folder:
         trunk = squeezenet(Path(folder))
-        yield from compared(trunk, "squeeze", "product", 2.8)
-        yield from compared(trunk, "squeeze", "equalised", 2.5)
-        yield from compared(ALEXNET, "alex", "product", 2.8)
+        yield from compared(trunk, "squeeze", "product", 2.8, count, side, rounds)
+        yield from compared(trunk, "squeeze", "equalised", 2.5, count, side, rounds)
+        yield from compared(ALEXNET, "alex", "product", 2.8, count, side, rounds)
 
 
 if __name__ == "__main__":

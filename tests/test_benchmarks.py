@@ -7,6 +7,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 import side_by_side
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from brainuad.models.attention import causal
 from brainuad.models.dae import DenoisingAE
+from brainuad.phantom import Site, simulate
 from conftest import ROOT
 
 SHARED = ("side_by_side", "simulated", "steps")
@@ -74,10 +76,65 @@ def test_models_are_measured(name, monkeypatch):
     assert len(side_by_side.table(rows).splitlines()) == len(rows) + 2
     ratios, others = ([row for row in rows if (row.unit == "×") is kind] for kind in (True, False))
     assert ratios
-    assert all(0 < row.low <= row.value <= row.high for row in ratios)
+    assert all(in_order(row) for row in ratios)
     same = [row for row in others if "difference in" not in row.goal]  # that of an untrained model says nothing
     assert same
     assert all(row.reached for row in same)
+
+
+def in_order(row):
+    """Whether a figure of several rounds is one, and lies within its spread."""
+    return 0 < row.low <= row.value <= row.high
+
+
+def test_all_images_are_fed_by_all(monkeypatch):
+    feeding = importlib.import_module("feeding")
+    alternate, fed = feeding.alternate, []
+
+    def noted(*works, **options):
+        return alternate(*(lambda work=work: fed.append(work()) for work in works), **options)
+
+    monkeypatch.setattr(feeding, "alternate", noted)
+    rows = list(feeding.measure(count=6, side=16, batch=4, rounds=2, workers=(0, 2)))
+    assert fed == 3 * [6 * feeding.PASSES, *[6] * 6]  # a round that warms up, and three peers by two loaders
+    assert len(rows) == 3
+    assert all(in_order(row) for row in rows)
+
+
+def test_maps_of_both_kinds_are_those_of_image_after_image():
+    rows = list(importlib.import_module("anomaly_maps").measure(count=3, side=32, rounds=2))
+    ratios, errors = rows[::2], rows[1::2]
+    assert ["RA's own" in row.goal for row in ratios] == [False, True, False]
+    assert all(in_order(row) for row in ratios)
+    assert all(row.unit == "" and row.wanted == 1e-6 and row.reached for row in errors)
+
+
+def test_a_training_from_disk_is_held_against_one_from_memory(monkeypatch):
+    training_rate = importlib.import_module("training_rate")
+    train_batch, learnt = training_rate.Run.train_batch, []
+
+    def noted(run, epoch, step, numbers):
+        learnt.append(sorted(numbers))
+        return train_batch(run, epoch, step, numbers)
+
+    monkeypatch.setattr(training_rate.Run, "train_batch", noted)
+    (row,) = training_rate.measure(count=8, side=32, batch=2, steps=3, rounds=2, params=SWIN)
+    assert len(learnt) == 9  # a round that warms up, and two
+    assert len(set(map(tuple, learnt))) == 3, "each step has images of its own"
+    assert row.unit == "% of the rate"
+    assert in_order(row)
+
+
+def test_the_brain_of_a_head_is_held_against_its_published_one(monkeypatch):
+    """A simulated head in place of Colin27, whose package is not at hand everywhere."""
+    brain_mask = importlib.import_module("brain_mask")
+    scan = simulate("001", Site(spacing=(4.0, 4.0, 4.0), head=True, orientation="PSR"), seed=7)
+    brain = nibabel.Nifti1Image(scan.brain.astype(np.uint8), scan.t1w.affine)
+    monkeypatch.setattr(brain_mask, "colin27", lambda folder: [scan.t1w, brain])
+    overlap, seconds = brain_mask.measure(resolution=4.0, rounds=2)
+    assert 0.9 < overlap.value <= 1
+    assert in_order(seconds)
+    assert (overlap.unit, seconds.unit) == ("Dice", "CPU s")
 
 
 def test_all_jobs_are_started_with_what_they_import_later():

@@ -418,6 +418,48 @@ def test_best_dice_is_that_of_all_thresholds():
 SCORES = st.one_of(st.integers(-3, 3).map(float), st.floats(-100, 100, width=32))
 
 
+def by_counts(positives, negatives, coverage, lesions, tied):
+    """Both areas, best Dice, rate and overlap from counts of one draw, (bins,) each but the number of lesions."""
+    rate = false_positive_rate_at(positives, negatives, tied)
+    overlap = per_region_overlap(coverage, np.asarray(lesions), negatives)
+    return [float(v) for v in (*areas(positives, negatives, tied), best_dice(positives, negatives), rate, overlap)]
+
+
+def by_thresholds(scores, lesions):
+    """The same from the pixels, of which some are of a lesion and some of none, at all thresholds one by one."""
+    truth = lesions > 0
+    every = [2 * (truth & (scores >= t)).sum() / (truth.sum() + (scores >= t).sum()) for t in np.unique(scores)]
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+    rate, overlap = false[np.argmax(true >= 0.95)], naive_overlap(scores, lesions, 0.3)
+    return [roc_auc_score(truth, scores), average_precision_score(truth, scores), max(every), rate, overlap]
+
+
+SUBJECT = st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=20)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(subjects=st.lists(st.tuples(SUBJECT, st.integers(0, 3)), min_size=1, max_size=5), block=st.integers(1, 3))
+def test_draws_of_few_pixels_are_every_threshold(subjects, block):
+    """Counts of each subject, joined as often as it is drawn; the abnormal pixels of a subject are one lesion."""
+    images, drawn_ = [], np.array([often for _, often in subjects])
+    for pixels, _ in subjects:
+        scores = np.float32([score for score, _ in pixels])
+        scores[np.abs(scores) < 6e-42] = 0  # as counts take them
+        images.append((scores, np.array([int(abnormal) for _, abnormal in pixels])))
+    counts = count(lambda: ((number, *parts) for number, parts in enumerate(images)), len(images))
+    joined, lesions, number = [], [], 0
+    for subject in np.repeat(np.arange(len(images)), drawn_):
+        number += images[subject][1].max()
+        joined.append(images[subject][0])
+        lesions.append(number * images[subject][1])
+    joined, lesions = (np.concatenate(parts) if parts else np.zeros(0) for parts in (joined, lesions))
+    if not lesions.any() or lesions.all():
+        return
+    weights = np.stack([np.ones_like(drawn_), drawn_, drawn_ + 1])
+    found = [[part[row] for part in parts] for parts in pooled(counts, weights, block) for row in range(len(parts[0]))]
+    assert by_counts(*found[1], counts.tied) == pytest.approx(by_thresholds(joined, lesions), abs=1e-12)
+
+
 @settings(max_examples=150, deadline=None)
 @given(pixels=st.lists(st.tuples(SCORES, st.integers(0, 3)), min_size=3, max_size=60))
 def test_exact_counts_are_every_threshold(pixels):
@@ -428,16 +470,8 @@ def test_exact_counts_are_every_threshold(pixels):
     if truth.all() or not truth.any():
         return
     counts = count_exactly(lambda: iter([(0, scores, lesions)]))
-    both = counts.positives[0], counts.negatives[0]
-    assert areas(*both, counts.tied) == pytest.approx(
-        (roc_auc_score(truth, scores), average_precision_score(truth, scores)), abs=1e-12
-    )
-    every = [2 * (truth & (scores >= t)).sum() / (truth.sum() + (scores >= t).sum()) for t in np.unique(scores)]
-    assert best_dice(*both) == pytest.approx(max(every), abs=1e-12)
-    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
-    assert false_positive_rate_at(*both, counts.tied) == pytest.approx(false[np.argmax(true >= 0.95)], abs=1e-12)
-    found = per_region_overlap(counts.coverage, counts.lesions, counts.negatives)
-    assert found[0] == pytest.approx(naive_overlap(scores, lesions, 0.3), abs=1e-9)
+    parts = counts.positives[0], counts.negatives[0], counts.coverage[0], counts.lesions[0]
+    assert by_counts(*parts, counts.tied) == pytest.approx(by_thresholds(scores, lesions), abs=1e-12)
     assert (np.diff(counts.lower) <= 0).all(), "a gap between neighbouring numbers begins where it ends"
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.meta_analysis import effectsize_smd
@@ -19,11 +21,25 @@ def pair(rng):
     return patients, controls
 
 
-def test_moments_are_those_of_the_known_values(pair):
-    moments = Moments.of(pair[0])
-    np.testing.assert_array_equal(moments.number, np.isfinite(pair[0]).sum(axis=0))
-    np.testing.assert_allclose(moments.mean, np.nanmean(pair[0], axis=0))
-    np.testing.assert_allclose(moments.variance, np.nanvar(pair[0], axis=0, ddof=1))
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 20)),
+    offset=st.sampled_from([0.0, 50.0, -1e5]),
+    levels=st.sampled_from([1, 3, None]),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)
+def test_moments_are_those_of_the_known_values(shape, offset, levels, share, seed):
+    generator = np.random.default_rng(seed)
+    values = generator.normal(0, 1.5, shape) if levels is None else generator.integers(levels, size=shape).astype(float)
+    values = np.where(generator.random(shape) < share, offset + values, np.nan)
+    moments = Moments.of(values)
+    for place, column in enumerate(values.T):
+        known = column[np.isfinite(column)]
+        assert moments.number[place] == len(known)
+        assert moments.mean[place] == pytest.approx(known.mean() if len(known) else 0, rel=1e-9, abs=1e-12)
+        expected = known.var(ddof=1) if len(known) > 1 else np.nan
+        assert moments.variance[place] == pytest.approx(expected, rel=1e-6, abs=1e-12, nan_ok=True)
 
 
 def test_the_correction_is_exact():

@@ -4,10 +4,11 @@ import ants
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel import orientations
 from nibabel.affines import apply_affine
+from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from brainuad.grids import LPS, Frame, read_transform, to_native
@@ -161,6 +162,80 @@ def test_a_scan_beside_the_maps_gets_nothing():
     assert not values.any()
     assert not inside.any()
     assert not to_native(np.ones(SHAPE, np.float32), np.zeros(SHAPE, bool), AFFINE, BACK, shape, affine)[1].any()
+
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    dimensions=st.sampled_from([2, 3]),
+    size=st.tuples(*[st.integers(1, 9)] * 3),
+    spacing=st.sampled_from([1.0, 1.7, 3.0, 5.0]),
+    voxel=st.tuples(*[st.sampled_from([1.0, 2.0, 3.5])] * 3),
+    seed=SEEDS,
+)
+def test_samples_are_placed_voxel_by_voxel(dimensions, size, spacing, voxel, seed):
+    """Each voxel by itself: between pixels linearly, of slices the nearest that is thick enough."""
+    rng, size = np.random.default_rng(seed), size[:dimensions]
+    heights = sorted(rng.uniform(-8, 8, rng.integers(1, 4)).round(2).tolist())
+    sample = {"size": size, "spacing": spacing, "centre": rng.uniform(-3, 3, 3).round(2).tolist(), "positions": heights}
+    shape, affine = (11, 9, 10), np.diag([*voxel, 1.0])
+    affine[:3, 3] = -np.array(voxel) * (np.array(shape) - 1) / 2 + rng.uniform(-1, 1, 3)
+    frame = Frame(sample, shape, affine)
+    stack = rng.normal(size=size if dimensions == 3 else (*size, len(heights)))
+    thickness, placed, inside = max(spacing, voxel[2]), np.zeros(shape), np.zeros(shape, bool)
+    for place in np.ndindex(shape):
+        point = apply_affine(affine, place)
+        pixel = (point[:dimensions] - sample["centre"][:dimensions]) / spacing + (np.array(size) - 1) / 2
+        last = []
+        if dimensions == 2:
+            nearest = int(np.abs(point[2] - heights).argmin())
+            last = [nearest]
+            inside[place] = -thickness / 2 - 1e-6 <= point[2] - heights[nearest] < thickness / 2 - 1e-6
+        inside[place] |= dimensions == 3
+        inside[place] &= ((pixel >= -0.5 - 1e-6) & (pixel < np.array(size) - 0.5 - 1e-6)).all()
+        if inside[place]:
+            placed[place] = map_coordinates(stack, [[p] for p in (*pixel, *last)], order=1, mode="nearest")[0]
+    np.testing.assert_array_equal(frame.covered, inside)
+    np.testing.assert_allclose(frame.place(stack), placed, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    spacing=st.tuples(*[st.sampled_from([0.8, 1.5, 3.0, 6.0])] * 3),
+    turned=st.floats(0, 180),
+    moved=st.sampled_from([2.0, 15.0, 40.0]),
+    share=st.sampled_from([0.2, 1.0]),
+    seed=SEEDS,
+)
+def test_values_of_a_scan_are_means_over_each_voxel_by_itself(spacing, turned, moved, share, seed):
+    """Without the box beyond which nothing is covered: points of each voxel, looked up one voxel after another."""
+    rng = np.random.default_rng(seed)
+    template, shape, (own, back) = (9, 8, 7), (11, 10, 12), np.eye(4)[None].repeat(2, 0)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = [-8, -7, -6]
+    own[:3, :3] = Rotation.random(random_state=int(rng.integers(2**31))).as_matrix() * spacing
+    own[:3, 3] = own[:3, :3] @ (0.5 - np.array(shape) / 2) + rng.uniform(-moved, moved, 3)
+    back[:3, :3] = 1.1 * Rotation.from_euler("z", turned, degrees=True).as_matrix()
+    covered, corners = np.zeros(template, bool), np.sort([rng.integers(0, length, 2) for length in template])
+    some = tuple(slice(first, last + 1) for first, last in corners)
+    covered[some] = rng.random(covered[some].shape) < share
+    volume = np.where(covered, rng.normal(size=template), np.nan)
+    values, inside = to_native(volume, covered, affine, back, shape, own)
+    matrix = np.linalg.inv(affine) @ back @ own
+    steps = [max(1, int(np.ceil(np.linalg.norm(matrix[:3, axis]) - 0.05))) for axis in range(3)]
+    within = [(np.array(step) + 0.5) / steps - 0.5 for step in np.ndindex(*steps)]
+    known = np.where(covered, volume, 0)
+    for voxel in np.ndindex(shape):
+        points = apply_affine(matrix, voxel + np.array(within)).T
+        weights = map_coordinates(covered.astype(float), points, order=1)
+        near = abs(weights.max() - 0.5) < 1e-5  # rounding decides
+        assert near or inside[voxel] == (weights.max() >= 0.5)
+        if inside[voxel] and not near:
+            expected = map_coordinates(known, points, order=1).sum() / weights.sum()
+            assert values[voxel] == pytest.approx(expected, abs=1e-5)
+    assert not values[~inside].any()
 
 
 def affine_by_ants(path):

@@ -117,11 +117,12 @@ def test_the_distance_is_that_of_the_package_before_smoothing(size):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize("size", [(31, 31), (50, 35), (33, 64)])
-def test_the_first_layer_of_one_channel_is_that_of_three(distance, size):
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(size=st.tuples(*[st.integers(7, 90)] * 2), count=st.integers(1, 4), seed=st.integers(0, 2**31))
+def test_the_first_layer_of_one_channel_is_that_of_three(distance, size, count, seed):
     """Also at the border, where the convolution sees zeros beside channels that are shifted."""
     shift, scale = (torch.tensor(values)[:, None, None] for values in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
-    image = batch(2, 1, *size, seed=9) * 2 - 1
+    image = batch(count, 1, *size, seed=seed) * 2 - 1
     expected = distance.distance.layers[0]((image - shift) / scale)
     torch.testing.assert_close(distance.distance.first_layer(image), expected, rtol=1e-5, atol=3e-5)
 
@@ -174,9 +175,10 @@ def test_images_are_scaled_once(distance):
     assert np.abs(distance(x, y)[0, 0].numpy() - once).max() < 1e-6
 
 
-@pytest.mark.parametrize(("length", "sigma"), [(64, 2.0), (7, 2.0), (3, 4.0), (20, 0.3)])
-def test_gaussian_matrix_is_the_filter_of_scipy(length, sigma):
-    signal = np.random.default_rng(0).random(length)
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(length=st.integers(1, 100), sigma=st.floats(0.05, 12), seed=st.integers(0, 2**31))
+def test_gaussian_matrix_is_the_filter_of_scipy(length, sigma, seed):
+    signal = np.random.default_rng(seed).random(length)
     matrix = gaussian_matrix(length, sigma).numpy()
     np.testing.assert_allclose(matrix @ signal, gaussian_filter1d(signal, sigma), atol=1e-12)
     np.testing.assert_allclose(matrix.sum(1), 1)

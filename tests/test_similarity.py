@@ -1,7 +1,12 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from monai.metrics.regression import MultiScaleSSIMMetric, compute_ssim_and_cs
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
@@ -53,6 +58,52 @@ def test_ms_ssim_is_that_of_monai(size, scales, monkeypatch):
     metric = MultiScaleSSIMMetric(spatial_dims=len(size), data_range=1.0, weights=weights)
     expected = metric(torch.tensor(x)[None, None], torch.tensor(y)[None, None]).item()
     assert ms_ssim(x, y, np.ones(size, bool)) == pytest.approx(expected, abs=2e-6)
+
+
+def window_by_window(x, y, region):
+    """Multi-scale SSIM by the moments of each window, with its weights, about its own mean."""
+    dims, product = x.ndim, 1.0
+    scales = sum(min(x.shape) // 2**number >= 11 for number in range(5))
+    line = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    weights = functools.reduce(np.multiply.outer, [line / line.sum()] * dims)
+    axes, window = tuple(range(-dims, 0)), (11,) * dims
+    for scale in range(scales):
+        a, b = (sliding_window_view(image, window) for image in (x, y))
+        mean_a, mean_b = ((weights * part).sum(axes, keepdims=True) for part in (a, b))
+        spread_a, spread_b = ((weights * (p - m) ** 2).sum(axes) for p, m in ((a, mean_a), (b, mean_b)))
+        shared = (weights * (a - mean_a) * (b - mean_b)).sum(axes)
+        mean_a, mean_b = (mean.reshape(shared.shape) for mean in (mean_a, mean_b))
+        similar = (2 * shared + 0.03**2) / (spread_a + spread_b + 0.03**2)
+        if scale == scales - 1:
+            similar = similar * (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
+        counted = region[(slice(5, -5),) * dims] >= 0.5
+        if not counted.any():
+            return np.nan
+        product *= max(similar[counted].mean(), 0) ** (SCALE_WEIGHTS[scale] / sum(SCALE_WEIGHTS[:scales]))
+        x, y, region = (block_means(image) for image in (x, y, region))
+    return product
+
+
+def block_means(image):
+    """Means of two pixels along each axis, block by block."""
+    means = np.empty([length // 2 for length in image.shape])
+    for block in np.ndindex(means.shape):
+        means[block] = image[tuple(slice(2 * place, 2 * place + 2) for place in block)].mean()
+    return means
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    size=st.one_of(st.tuples(*[st.integers(11, 70)] * 2), st.tuples(*[st.integers(11, 24)] * 3)),
+    share=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_ms_ssim_is_that_of_its_windows(size, share, seed):
+    x, y = pair(size, seed)
+    region = gaussian_filter(np.random.default_rng(seed).random(size), 2)
+    region = region <= np.quantile(region, share) if share else np.zeros(size, bool)
+    expected = window_by_window(x, y, region.astype(float))
+    assert ms_ssim(x, y, region) == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
 @pytest.mark.parametrize(("size", "scales"), [((128, 128), 4), ((64, 60), 3), ((48, 46, 50), 3)])

@@ -4,6 +4,8 @@ import ants
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nibabel import orientations
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -116,7 +118,26 @@ def test_copies_of_3_mm_register_as_finer_ones_do():
     inside = points_of(fine.brain)[fine.mask.numpy().ravel() > 0][::200]
     ends = (np.array([transform.apply_to_point(point) for point in inside]) for transform in (coarse, full))
     distance = np.linalg.norm(np.subtract(*ends), axis=1)
-    assert distance.max() < 1
+    assert distance.max() < 0.3
+
+
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(
+    angles=st.tuples(*[st.floats(-10, 10)] * 3),
+    scale=st.tuples(*[st.floats(0.93, 1.07)] * 3),
+    shift=st.tuples(*[st.floats(-12, 12)] * 3),
+)
+def test_copies_of_3_mm_find_any_pose(angles, scale, shift):
+    """To half a millimetre in all of the brain; voxels of 2 mm are no whole part of 3."""
+    fine, pose = volumes.template(2.0), np.eye(4)
+    pose[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * scale
+    pose[:3, 3] = shift
+    image = posed(fine, pose)
+    transform = volumes.register(image, volumes.like(image.numpy() > 0, image), fine, spacing=3.0)
+    inside = points_of(fine.brain)[fine.mask.numpy().ravel() > 0][::200]
+    found = np.array([transform.apply_to_point(point) for point in inside])
+    true = nibabel.affines.apply_affine(np.linalg.inv(pose), inside)
+    assert np.linalg.norm(found - true, axis=1).max() < 0.5
 
 
 @pytest.mark.parametrize("axes", ["LAS", "PSR", "IPL"])
