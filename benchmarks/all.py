@@ -16,7 +16,7 @@ from side_by_side import ROOT, Row, table
 
 SECTIONS = {
     "Training": ("vqvae_training", "swin_mae_training", "rae_training", "transformer_training", "training_rate"),
-    "Scoring": ("healing", "sampling", "swin_mae_scoring", "anomaly_maps"),
+    "Scoring": ("healing", "swin_mae_scoring", "anomaly_maps"),
     "Evaluation": ("pooled_metrics", "bootstrap"),
     "Scans": ("preprocessing", "brain_mask", "feeding"),
     "Workflow": ("fixed_costs", "planning"),

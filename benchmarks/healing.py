@@ -1,23 +1,27 @@
-"""Likelihood and healing of codes, with cached keys and values and in batches, against the tutorial's loop."""
+"""Likelihood, healing and sampling of codes, with cached keys and values and in batches, against the tutorial's loops.
+
+A loop takes one pass over a prefix for each token, so that its time can be computed from passes over prefixes of some
+lengths, which take turns with ours.
+"""
 
 from collections.abc import Iterator
 from statistics import median
 
 import numpy as np
 import torch
-from peers.healing import computed_seconds, heal_codes, monai_transformer, prefix_pass
-from side_by_side import Row, alternate, main, ratio
+from peers.healing import computed_seconds, heal_codes, monai_transformer, naive, prefix_pass
+from side_by_side import Row, alternate, main, on_gpu, ratio
 from simulated import abnormal, slices
 from steps import Training, use_of_gpu
 from torch import Tensor
 
 from brainuad.gpus import automatic_device
 from brainuad.models import Detector, create
-from brainuad.models.healing import Cache, heal, log_likelihood
+from brainuad.models.healing import Cache, heal, log_likelihood, sample
 
-BATCH, LENGTHS, ROUNDS, QUANTILES = 8, (32, 128, 256, 512, 640, 768, 1024), 5, (0.03, 0.1)
-PLAIN = "MONAI's tutorial, token by token"
-FLASH = f"{PLAIN}, `use_flash_attention=True`"
+BATCH, LENGTHS, ROUNDS, QUANTILES = 8, (1, 32, 128, 256, 512, 640, 768, 1024), 5, (0.03, 0.1)
+PLAIN, SAMPLE = "MONAI's tutorial, token by token", "MONAI's tutorial, `sample`, token by token"
+FLASH, WITH_FLASH = (f"{peer}, `use_flash_attention=True`" for peer in (PLAIN, SAMPLE))
 
 
 def untrained(side: int, params: dict | None = None) -> Detector:
@@ -46,16 +50,22 @@ def unlikely_places(detector: Detector, codes: Tensor, quantile: float) -> list[
     return [image.nonzero()[:, 0].tolist() for image in mask]
 
 
-def measure_speed(batch: int, side: int, lengths: tuple[int, ...], rounds: int, params: dict | None) -> Iterator[Row]:
-    """Seconds per image of ours in a batch, and of the loops for one of its images.
+def random_numbers(count: int, side: int, device: torch.device) -> Tensor:
+    """Uniforms (count, side * side)."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(count, side * side, dtype=torch.float64, generator=generator).to(device)
 
-    A loop takes one pass over a prefix for each token, so that its time can be computed from passes over prefixes of
-    some lengths, which take turns with ours, in the mean of all images; the loops themselves run at 3 %, the plain one
-    once, with that image whose unlikely codes lie most nearly where they lie in the mean.
+
+def measure_speed(batch: int, side: int, lengths: tuple[int, ...], rounds: int, params: dict | None) -> Iterator[Row]:
+    """Seconds per image of ours in a batch, and of the loops for one of its images, in the mean of all.
+
+    The loops of healing run at 3 %, the plain one once, with that image whose unlikely codes lie most nearly where they
+    lie in the mean.
     """
     detector = untrained(side, params)
     codes = torch.from_numpy(np.random.default_rng(0).integers(0, 16, (batch, side, side)))
     codes = codes.to(detector.orders.device)
+    uniforms = random_numbers(batch, side, codes.device)
     networks = [monai_transformer(detector.transformers[0], flash) for flash in (False, True)]
     places = [unlikely_places(detector, codes, quantile) for quantile in QUANTILES]
     prefixes = [sum(where) + len(where) for where in places[0]]  # inputs of all passes at 3 %
@@ -63,19 +73,22 @@ def measure_speed(batch: int, side: int, lengths: tuple[int, ...], rounds: int, 
     image = codes[usual : usual + 1]
     healings = [(lambda quantile=quantile: ours(detector, codes, quantile)) for quantile in QUANTILES]
     plain, flash = ((lambda network=network: heal_codes(network, image, QUANTILES[0])) for network in networks)
-    passes = [prefix_pass(network, length) for network in networks for length in lengths]
-    three, ten, real, *seconds = alternate(*healings, flash, *passes, rounds=rounds, warm=0)
+    # Sampling may have many images at a time: on a processor each of them then takes longer, by long prefixes.
+    together = [1, batch] if on_gpu() else [1]
+    passes = [prefix_pass(network, length, n) for n in together for network in networks for length in lengths]
+    works = *healings, lambda: sample(detector.transformers[0], uniforms), flash, *passes
+    three, ten, drawn, real, *seconds = alternate(*works, rounds=rounds, warm=0)
     once = alternate(plain, rounds=1, warm=0)[0][0]
-    three, ten = ([second / batch for second in kept] for kept in (three, ten))
+    three, ten, drawn = ([second / batch for second in kept] for kept in (three, ten, drawn))
+    parts = [seconds[start : start + len(lengths)] for start in range(0, len(seconds), len(lengths))]
 
     def computed(prefixes: list[list[float]], images: list[list[int]]) -> list[float]:
         """Seconds of the loop for an image by round; the likelihood is one pass over all inputs."""
         rows = zip(*prefixes, strict=True)
         return [row[-1] + np.mean([computed_seconds(row, lengths, where) for where in images]) for row in rows]
 
-    halves = seconds[: len(lengths)], seconds[len(lengths) :]
-    slow, fast = ([computed(half, images) for images in places] for half in halves)
-    checks = [median(computed(half, places[0][usual : usual + 1])) for half in halves]  # of what the loops ran on
+    slow, fast = ([computed(part, images) for images in places] for part in parts[:2])
+    checks = [median(computed(part, places[0][usual : usual + 1])) for part in parts[:2]]  # of what the loops ran on
     goal, sizes = "Likelihood and healing of {} % of " + f"{side} × {side} codes, an image", f"ours {batch} at a time"
     note = sizes + f"; the loop's time computed from passes over {len(lengths)} prefixes, " + "{:.2f} of {} at 3 %"
     of_plain = note.format(checks[0] / once, "a real loop's, run once, on one image,")
@@ -85,6 +98,25 @@ def measure_speed(batch: int, side: int, lengths: tuple[int, ...], rounds: int, 
     yield ratio(goal.format(3), FLASH, 6, real, three, f"{sizes}; the loop on the image nearest the mean")
     yield ratio(goal.format(10), FLASH, 12, fast[1], ten, of_flash)
     yield from use_of_gpu(f"3 %, {batch} images against one", healings[0], flash, [second * batch for second in three])
+    goal = f"Sampling of {side} × {side} codes, an image"
+    note = f"ours {batch} at a time, the loop {together[-1]}; its time from passes over {len(lengths)} prefixes"
+    for against, wanted, part in zip((SAMPLE, WITH_FLASH), (250, 35), parts[-2:], strict=True):
+        rows = zip(*part, strict=True)
+        theirs = [computed_seconds(row, lengths, range(side * side)) / together[-1] for row in rows]
+        yield ratio(goal, against, wanted, theirs, drawn, note)
+
+
+def measure_draws(batch: int, side: int, params: dict | None) -> Iterator[Row]:
+    """Whether the same uniforms give the same tokens."""
+    detector = untrained(side, params)
+    uniforms = random_numbers(batch, side, detector.orders.device)
+    nothing = torch.zeros_like(uniforms, dtype=torch.long)
+    network = monai_transformer(detector.transformers[0], False)
+    expected = naive(network, nothing, torch.ones_like(nothing, dtype=torch.bool), uniforms)
+    same = int((sample(detector.transformers[0], uniforms) == expected).all(1).sum())
+    goal = f"... sequences of {batch} with identical codes for the same uniforms, {side} × {side}"
+    against = f"{SAMPLE}, uniforms in place of `multinomial`"
+    yield Row(goal, against, batch, same, unit="", note="by an untrained model")
 
 
 def trained(
@@ -144,6 +176,7 @@ def measure(
 ) -> Iterator[Row]:
     """The ratios, and whether tokens are identical."""
     yield from measure_speed(batch, side, lengths, rounds, params)
+    yield from measure_draws(2 * batch, side // 4, params)
     yield from measure_sameness(*trained(updates, small, subjects, count, params))
 
 

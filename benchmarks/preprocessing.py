@@ -116,7 +116,7 @@ def cohort(arguments: tuple[Path, int]) -> float:
     return time.monotonic() - began
 
 
-def scaling(scans: int = 2, rounds: int = 3) -> Iterator[Row]:
+def scaling(scans: int = 2, rounds: int = 5) -> Iterator[Row]:
     """How much a second worker brings, how much it brings to a loop that shares nothing, and how alike runs are."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder, seconds, limits, written = Path(name), {1: [], 2: []}, {1: [], 2: []}, []
@@ -133,7 +133,7 @@ def scaling(scans: int = 2, rounds: int = 3) -> Iterator[Row]:
                     path.unlink()
     gains, most = ([alone / both for alone, both in zip(*kind.values(), strict=True)] for kind in (seconds, limits))
     alone, both = (figure(median(values)) for values in seconds.values())
-    note = f"{scans} scans, {alone} s alone, {both} s by two; {rounds} rounds"
+    note = f"{scans} scans, {alone} s alone, {both} s by two"
     note += f"; arithmetic that shares nothing gains {figure(median(most))} × on this machine"
     yield Row("A cohort by two workers", "by one", 1.9, median(gains), min(gains), max(gains), note=note)
     equal = sum(len(set(runs)) == 1 for runs in zip(*written, strict=True))
@@ -160,7 +160,7 @@ def timed(pool: ProcessPoolExecutor, work: Callable, arguments: list) -> float:
 def loop(_: int) -> None:
     """Seconds of arithmetic on an array that fits into the cache: what two cores gain with nothing shared."""
     array = np.full(10_000, 0.5)
-    for _ in range(30_000):
+    for _ in range(15_000):
         np.exp(-array, out=array)
 
 

@@ -16,7 +16,7 @@ from brainuad.models import create
 from brainuad.sample_set import Images, SampleSet
 from brainuad.training import Run
 
-BATCH, STEPS, ROUNDS = 8, 4, 7
+BATCH, STEPS, ROUNDS = 8, 4, 5
 SECTION = {"device": "auto", "precision": "auto", "augmentation": {}, "validate_every": 1, "checkpoint_every": 1}
 SETTINGS = {"class": "swin_mae.SwinMAE", "lr": 1e-4, "epochs": 100, "training": SECTION}
 

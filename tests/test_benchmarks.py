@@ -50,7 +50,6 @@ TINY = {
         "count": 4,
         "small": 16,
     },
-    "sampling": {"batch": 2, "side": 8, "lengths": (1, 64), "params": PRIOR},
 }
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import time
 import traceback
+from functools import lru_cache
 from pathlib import Path
 
 import nibabel
@@ -73,7 +74,7 @@ def attempt(scan: dict, folder: Path, settings: dict) -> dict:
     record = {key: scan.get(key) or "" for key in ("scan", "subject", "session")}
     identity = fingerprint(scan, settings)
     clear(folder, RECORD, *IMAGES, LESION, *TRANSFORMS)
-    volumes.template(settings["resolution"])  # made once: the process of each scan begins as a copy of this one
+    coarse_template(settings["resolution"])  # made once: the process of each scan begins as a copy of this one
     began = time.monotonic()  # so that the seconds of the first scan are its own, too
     try:
         record |= {"status": "included", "code": "", "reason": "", **isolated(run, scan, folder, settings)}
@@ -139,9 +140,10 @@ def run(scan: dict, folder: Path, settings: dict) -> dict:
             lesion_volumes[name] = quality.volume(found.numpy() > 0, found.spacing)
     save(folder, outputs, (transform, transform.invert()))
     inside = template.mask.numpy() > 0
-    small = [volumes.coarse(full, ALIGNMENT).numpy() for full in (outputs["t1w.nii.gz"][0], *template)]
+    small = volumes.coarse(outputs["t1w.nii.gz"][0], ALIGNMENT).numpy()
+    small_template, small_mask = coarse_template(settings["resolution"])
     return {
-        "correlation": quality.correlation(small[0], small[1], small[2] > 0.5),
+        "correlation": quality.correlation(small, small_template, small_mask > 0.5),
         "overlap": quality.overlap(brain.numpy() > 0, inside),
         "brain_volume_ml": quality.volume(mask.numpy() > 0, mask.spacing),
         "bias_range": quality.bias_range(image.numpy(), corrected.numpy(), mask.numpy() > 0),
@@ -153,6 +155,12 @@ def run(scan: dict, folder: Path, settings: dict) -> dict:
         "overruled": " ".join(fault.code for fault in overruled),
         "voxels": digest(source),
     }
+
+
+@lru_cache(maxsize=2)
+def coarse_template(resolution: float) -> list[np.ndarray]:
+    """The template's brain and mask on the grid of which alignment is judged."""
+    return [volumes.coarse(part, ALIGNMENT).numpy() for part in volumes.template(resolution)]
 
 
 def save(folder: Path, images: dict, transforms: tuple) -> None:

@@ -99,7 +99,9 @@ def read_lesion(path: str | Path, t1w: nibabel.Nifti1Image) -> nibabel.Nifti1Ima
 def digest(scan: nibabel.Nifti1Image) -> str:
     """A hash of the voxels, the same in whatever order and type they are stored: equal scans are the same scan."""
     array = np.ascontiguousarray(nibabel.as_closest_canonical(scan).get_fdata(dtype=np.float32, caching="unchanged"))
-    return hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()[:32]
+    whole = hashlib.sha256(str(array.shape).encode())
+    whole.update(array)
+    return whole.hexdigest()[:32]
 
 
 def doubts(path: str | Path) -> list[BadScan]:

@@ -227,7 +227,7 @@ def correct_bias(
         tolerance: a level ends when the field changes by less.
     """
     array, inside = image.numpy(), mask.numpy() > 0
-    box = tuple(slice(where.min(), where.max() + 1) for where in np.nonzero(inside))
+    (box,) = ndimage.find_objects(inside.astype(np.int8))
     shape, factors = array[box].shape, _factors(image, spacing)
     middles = np.ix_(*(_middles(size, factor) for size, factor in zip(shape, factors, strict=True)))
     few = ants.from_numpy(array[box][middles], spacing=(np.asarray(image.spacing) * factors).tolist())
@@ -344,11 +344,12 @@ def normalize(array: np.ndarray, mask: np.ndarray, low: float = 1.0, high: float
     """
     if not mask.any():
         raise BadScan("registration", "the registered brain lies outside the template; check the header's orientation")
-    bottom, top = np.percentile(array[mask], [low, high])
+    inside, scaled = array[mask], np.zeros(array.shape, np.float32)
+    bottom, top = np.percentile(inside, [low, high])
     if not top > bottom:
         raise BadScan("contrast", "all intensities inside the brain are equal; check that this is the T1-weighted scan")
-    scaled = ((array - bottom) / (top - bottom)).clip(0, 1)
-    return np.where(mask, scaled, 0).astype(np.float32)
+    scaled[mask] = ((inside - bottom) / (top - bottom)).clip(0, 1)
+    return scaled
 
 
 def coarse(image: ants.ANTsImage, spacing: float) -> ants.ANTsImage:
