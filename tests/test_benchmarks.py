@@ -217,6 +217,52 @@ def test_evaluation_of_more_images_takes_more():
     assert study_cost.evaluation(10, (64, 64), 100, 1.5) > 0
 
 
+def test_the_work_of_models_is_added_up(capsys):
+    study_cost = importlib.import_module("study_cost")
+    learner = {"label": "DAE", "class": "dae.DenoisingAE", "params": DenoisingAE.tiny, "requires": None, "epochs": 7}
+    floor = {"label": "Flat", "class": "floors.Flat", "params": {}, "requires": None}
+    config = {"samples": {"size": [32, 32]}, "training": {"seeds": [1, 2]}, "models": {"dae": learner, "flat": floor}}
+    totals = study_cost.models(config, learnt=10, scored=3)
+    step = study_cost.training(learner, {}, (32, 32))
+    assert totals["training"] == 2 * 7 * 10 * step
+    assert totals["scoring"] >= 2 * 3 * study_cost.scoring(study_cost.built(learner, {}, (32, 32)))[1] > 0
+    weights = study_cost.built(learner, {}, (32, 32)).state_dict().values()
+    assert totals["bytes"] == 2 * sum(weight.nbytes for weight in weights)
+    assert totals["least"] == totals["most"] == pytest.approx(2, rel=0.1)
+    printed = capsys.readouterr().out
+    assert printed.count("\n| DAE |") == 1
+    assert "Flat" not in printed, "a floor learns next to nothing"
+
+
+def test_the_stages_of_the_study_are_added_up(monkeypatch, capsys):
+    study_cost = importlib.import_module("study_cost")
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config = study_cost.check(config, ROOT / "config/schema/config.schema.yaml")
+    monkeypatch.setattr(study_cost, "scan", lambda config: (3.6, 10**6, 0.36, [50.0, 150.0]))  # a second a copy
+    monkeypatch.setattr(study_cost, "evaluation", lambda images, size, *_: images * size[1] / 128)
+    monkeypatch.setattr(study_cost, "anomalies", lambda *_: 0.0)
+    monkeypatch.setattr(study_cost, "planned", lambda scans: {"total": 2 * jobs["total"]})
+    jobs = {"preprocess": 3, "quality": 1, "intake": 1, "samples": 2, "train": 5, "score": 7, "metrics": 4, "total": 24}
+    totals = {"training": 15.7e12 * 0.4 * 3600, "scoring": 0.0, "seconds": 7200.0, "bytes": 1e9, "least": 2, "most": 3}
+    study_cost.write_stages(config, {"made": 0, "measured": 1, "scored": 0}, totals, jobs)
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    rows = {name: cells for name, *cells in reversed(lines)}  # of both tables, the first with a name
+    scans, runs = study_cost.SCANS, len(config["models"]) * len(config["training"]["seeds"])
+    assert rows["scans"][:2] == ["3", f"{scans * 3.6 / 3600:.3g}"]
+    assert rows["quality control"][:2] == ["2", f"{(scans + 2 * study_cost.START) / 3600:.3g}"]
+    assert rows["training"][2].startswith("1 or ")
+    assert rows["scoring"][:2] == ["7", "2"]
+    assert rows["metrics"][1] == f"{(runs + 4 * study_cost.START) / 3600:.3g}"
+    assert rows["all other jobs"][0] == "1"
+    assert rows["pixels"][-2:] == ["2", "2"]
+
+
+def test_jobs_of_the_study_are_counted():
+    jobs = importlib.import_module("study_cost").planned(40)
+    assert sum(count for rule, count in jobs.items() if rule != "total") == jobs["total"] > 100
+    assert jobs["train"] == 36
+
+
 def test_peers_owe_brainuad_nothing():
     paths = list((ROOT / "benchmarks/peers").glob("*.py"))
     assert paths
