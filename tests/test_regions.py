@@ -2,10 +2,14 @@
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from brainuad.manifest import ManifestError
-from brainuad.regions import Atlas, means, read_atlas
+from brainuad.regions import Atlas, means, nearest, read_atlas
 from grouped import AFFINE, SHAPE, brain, region
 
 GRID = nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE)
@@ -79,8 +83,6 @@ def test_a_region_too_small_for_the_grid_has_no_voxels(tmp_path):
 
 
 def test_means_are_of_the_covered_voxels(rng, labels):
-    import pandas as pd
-
     places = np.select([labels == 4, labels == 7, labels == 9], [0, 1, 2], -1)
     atlas = Atlas(places, pd.DataFrame({"region": [4, 7, 9]}))
     values, covered = rng.normal(size=SHAPE), rng.random(SHAPE) < 0.5
@@ -88,6 +90,43 @@ def test_means_are_of_the_covered_voxels(rng, labels):
     found = means(values, covered, atlas)
     np.testing.assert_allclose(found[:2], [values[covered & (labels == label)].mean() for label in (4, 7)])
     assert np.isnan(found[2])
+
+
+def somewhere(generator):
+    """The affine of voxels of 1 to 4 mm that lie and are turned at random."""
+    affine = np.eye(4)
+    turned = Rotation.random(random_state=int(generator.integers(2**31))).as_matrix()
+    affine[:3, :3], affine[:3, 3] = turned * generator.uniform(1, 4, 3), generator.uniform(-9, 9, 3)
+    return affine
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 8)] * 3), size=st.tuples(*[st.integers(1, 8)] * 3), seed=st.integers(0, 2**31))
+def test_labels_are_looked_up_voxel_by_voxel(shape, size, seed):
+    generator = np.random.default_rng(seed)
+    values, affine, grid = generator.integers(1, 9, shape), somewhere(generator), somewhere(generator)
+    expected = np.zeros(size, int)
+    for voxel in np.ndindex(size):
+        place = np.linalg.inv(affine) @ grid @ [*voxel, 1]
+        nearby = np.floor(place[:3] + 0.5).astype(int)
+        if all(0 <= number < length for number, length in zip(nearby, shape, strict=True)):
+            expected[voxel] = values[tuple(nearby)]
+    found = nearest(values, affine, nibabel.Nifti1Image(np.zeros(size, np.uint8), grid))
+    assert np.array_equal(found, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(size=st.tuples(*[st.integers(1, 5)] * 3), regions=st.integers(1, 6), seed=st.integers(0, 2**31))
+def test_means_are_those_of_each_region_alone(size, regions, seed):
+    generator = np.random.default_rng(seed)
+    places, values = generator.integers(-1, regions, size), generator.normal(size=size)
+    covered = generator.random(size) < 0.5
+    expected = []
+    for place in range(regions):
+        chosen = values[covered & (places == place)]
+        expected.append(chosen.mean() if chosen.size else np.nan)
+    found = means(values, covered, Atlas(places, pd.DataFrame({"region": range(regions)})))
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def shifted():
