@@ -216,8 +216,7 @@ def share_of_products(counted: int, seconds: Sequence[float], kind: torch.dtype 
 def peak_memory(what: str, ours: Callable[[], object], peer: Callable[[], object]) -> Row:
     """The row of the memory that both take on a GPU."""
     own, theirs = memory(ours), memory(peer)
-    note = f"{figure(own / 2**20)} against {figure(theirs / 2**20)} MiB beside weights, gradients of the last step "
-    note += "and what optimisers keep"
+    note = f"{figure(own / 2**20)} against {figure(theirs / 2**20)} MiB beside what lies there before"
     return Row(f"... memory of {what}, at its peak", "", None, theirs / own, note=note)
 
 

@@ -81,6 +81,26 @@ def test_models_are_measured(name, monkeypatch):
     assert all(row.reached for row in same)
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_models_are_measured_on_a_gpu(name, monkeypatch):
+    """On a processor that is taken for one: its 16 bit are bfloat16, and its memory is always the same."""
+    module, steps = importlib.import_module(name), importlib.import_module("steps")
+    accelerate, worked = steps.accelerate, []
+    half = {"auto": "bf16-mixed", "32-true": "32-true"}
+    for place in (module, steps):
+        monkeypatch.setattr(place, "on_gpu", lambda: True, raising=False)
+    monkeypatch.setattr(steps, "memory", lambda work: worked.append(work()) or 1)
+    monkeypatch.setattr(steps, "product_rate", lambda kind: 1e12)
+    monkeypatch.setattr(steps, "accelerate", lambda told: accelerate({**told, "precision": half[told["precision"]]}))
+    if hasattr(module, "slices"):
+        monkeypatch.setattr(module, "slices", smooth)
+    goals = [row.goal for row in module.measure(rounds=1, **TINY[name])]
+    assert sum(goal.startswith("... memory of ") for goal in goals) == 1
+    assert len(worked) == 2, "ours and the peer's"
+    assert goals.count("... in bf16-mixed") == ("training" in name)
+    assert goals.count("... of the rate of the machine's products of matrices") == 1 + ("training" in name)
+
+
 def in_order(row):
     """Whether a figure of several rounds is one, and lies within its spread."""
     return 0 < row.low <= row.value <= row.high

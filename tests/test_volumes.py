@@ -203,6 +203,23 @@ def test_normalisation_in_closed_form():
         volumes.normalize(array, np.zeros_like(mask))
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    low=st.floats(0, 49),
+    high=st.floats(51, 100),
+    seed=st.integers(0, 2**31),
+)
+def test_normalisation_of_the_brain_alone_is_that_of_all_voxels(shape, low, high, seed):
+    generator = np.random.default_rng(seed)
+    array, mask = generator.gamma(2, 50, shape).astype(np.float32), generator.random(shape) < 0.6
+    if np.unique(array[mask]).size < 2:
+        return
+    bottom, top = np.percentile(array[mask], [low, high])
+    expected = np.where(mask, ((array - bottom) / (top - bottom)).clip(0, 1), 0).astype(np.float32)
+    assert np.array_equal(volumes.normalize(array, mask, low, high), expected)
+
+
 def test_shrinking_averages_and_keeps_positions():
     image = grid((12, 9, 8), 1.5)
     ramp = points_of(image) @ [1, 2, 3]
