@@ -100,7 +100,7 @@ def somewhere(generator):
     return affine
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(shape=st.tuples(*[st.integers(1, 8)] * 3), size=st.tuples(*[st.integers(1, 8)] * 3), seed=st.integers(0, 2**31))
 def test_labels_are_looked_up_voxel_by_voxel(shape, size, seed):
     generator = np.random.default_rng(seed)
@@ -108,14 +108,14 @@ def test_labels_are_looked_up_voxel_by_voxel(shape, size, seed):
     expected = np.zeros(size, int)
     for voxel in np.ndindex(size):
         place = np.linalg.inv(affine) @ grid @ [*voxel, 1]
-        nearby = np.floor(place[:3] + 0.5).astype(int)
+        nearby = np.floor(place[:3] + 0.5 + 1e-6).astype(int)  # halves are rounded up, as in slices
         if all(0 <= number < length for number, length in zip(nearby, shape, strict=True)):
             expected[voxel] = values[tuple(nearby)]
     found = nearest(values, affine, nibabel.Nifti1Image(np.zeros(size, np.uint8), grid))
     assert np.array_equal(found, expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(size=st.tuples(*[st.integers(1, 5)] * 3), regions=st.integers(1, 6), seed=st.integers(0, 2**31))
 def test_means_are_those_of_each_region_alone(size, regions, seed):
     generator = np.random.default_rng(seed)

@@ -203,7 +203,7 @@ def test_normalisation_in_closed_form():
         volumes.normalize(array, np.zeros_like(mask))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(*[st.integers(1, 9)] * 3),
     low=st.floats(0, 49),
@@ -213,9 +213,9 @@ def test_normalisation_in_closed_form():
 def test_normalisation_of_the_brain_alone_is_that_of_all_voxels(shape, low, high, seed):
     generator = np.random.default_rng(seed)
     array, mask = generator.gamma(2, 50, shape).astype(np.float32), generator.random(shape) < 0.6
-    if np.unique(array[mask]).size < 2:
-        return
-    bottom, top = np.percentile(array[mask], [low, high])
+    bottom, top = np.percentile(array[mask], [low, high]) if mask.any() else (0, 0)
+    if not top > bottom:
+        return  # refused, as above
     expected = np.where(mask, ((array - bottom) / (top - bottom)).clip(0, 1), 0).astype(np.float32)
     assert np.array_equal(volumes.normalize(array, mask, low, high), expected)
 
