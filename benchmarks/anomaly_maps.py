@@ -35,7 +35,7 @@ class Given(Detector):
 
 
 def images(count: int, side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blurred noise and what a model might make of it, (images, 1, side, side) in [0, 1]."""
+    """Blurred noise and what a model might make of it, (count, 1, side, side) in [0, 1]."""
     random = np.random.default_rng(0)
     pair = (gaussian_filter(random.random((count, 1, side, side)), (0, 0, 3, 3)) for _ in range(2))
     first, second = (torch.from_numpy((array - array.min()) / np.ptp(array)).float() for array in pair)

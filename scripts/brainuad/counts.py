@@ -124,13 +124,14 @@ def count_exactly(pixels: Callable[[], Pixels]) -> Counts:
     Raises:
         ValueError: scores hold NaN.
     """
-    abnormal, normal, sizes = [], [], []  # by image
+    abnormal, shares, normal, lesions = [], [], [], 0
     for _, scores, lesion in pixels():
         inside = np.flatnonzero(lesion > 0)
-        numbers = lesion[inside]
+        sizes = np.bincount(lesion[inside])
         abnormal.append(scores[inside])
+        shares.append(1 / sizes[lesion[inside]])
         normal.append(scores[lesion == 0])
-        sizes.append((np.bincount(numbers), numbers))
+        lesions += np.count_nonzero(sizes)
     levels, places = np.unique(joined(abnormal), return_inverse=True)
     rest = joined(normal)
     rest.sort()
@@ -140,15 +141,13 @@ def count_exactly(pixels: Callable[[], Pixels]) -> Counts:
     ends = np.column_stack([np.searchsorted(rest, levels, side) for side in ("left", "right")]).ravel()
     negatives = np.diff(ends, prepend=0, append=rest.size).astype(float)
     positives, coverage = np.zeros((2, len(negatives)))
-    shares = [1 / each[numbers] for each, numbers in sizes]
     positives[1::2] = np.bincount(places, minlength=len(levels))
     coverage[1::2] = np.bincount(places, weights=joined(shares), minlength=len(levels))
     lower = np.full(len(positives), -np.inf, np.float32)
     lower[1::2] = levels
     lower[2::2] = np.nextafter(levels, np.float32(np.inf))
     falling = [array[None, ::-1] for array in (positives, negatives, coverage)]
-    lesions = np.array([float(sum(np.count_nonzero(each) for each, _ in sizes))])
-    return Counts(*falling, lesions, np.ones(len(lower), bool), lower[::-1])
+    return Counts(*falling, np.array([float(lesions)]), np.ones(len(lower), bool), lower[::-1])
 
 
 def joined(parts: list[np.ndarray]) -> np.ndarray:
